@@ -1,0 +1,404 @@
+"""Typed configuration: frozen dataclasses, a strict YAML loader and dotted overrides.
+
+Every setting of the program is a field of one of the sections below, with a default, a type and
+a range. `load` refuses unknown keys, wrong types and values out of range, and names the dotted
+path, what was expected and what was received. Nothing is read from the environment and nothing
+happens at import.
+
+The pretext section depends on `pretext.name`; the caller passes a function that returns the
+section's class for a name (see `scan_tf.pretext.config_class`), so that this module needs none
+of the layers above it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from scan_tf.errors import ConfigError
+
+
+def setting(
+    default: Any, *, low: float | None = None, high: float | None = None, above: float | None = None
+) -> Any:
+    """A dataclass field with a range: `low` and `high` are inclusive, `above` is exclusive."""
+    bounds = {"low": low, "high": high, "above": above}
+    return dataclasses.field(default=default, metadata=bounds)
+
+
+class Section:
+    """Base of all sections: checks the type and range of every field when it is built."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises ConfigError with the name of the first bad one."""
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = _coerce(hints[field.name], getattr(self, field.name), field.name)
+            _check_range(value, field.metadata, field.name)
+            object.__setattr__(self, field.name, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Section):
+    """Which images. `path` is a folder of images, or the data directory of tensorflow-datasets."""
+
+    name: str = "digits"
+    path: str | None = None
+    # Side in pixels of the square images the networks see; None: the data set's own.
+    image_size: int | None = setting(None, low=4, high=1024)
+    # Refuse a folder with unreadable images instead of listing and skipping them.
+    strict: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Section):
+    """The backbone and the projection head (reference: SCAN, ResNet-18, 512 -> 128)."""
+
+    backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50"] = "resnet18"
+    stem: Literal["cifar", "stl", "imagenet"] = "cifar"
+    width: int = setting(64, low=1, high=512)
+    projection_dim: int = setting(128, low=2, high=4096)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig(Section):
+    """Parameters of the augmentation policies; the defaults are the official SCAN settings."""
+
+    # device: batched TensorFlow ops inside the step; host: the same policies in albumentations.
+    backend: Literal["device", "host"] = "device"
+    flip: float = setting(0.5, low=0, high=1)
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    # Brightness, contrast, saturation, hue of ColorJitter.
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_probability: float = setting(0.8, low=0, high=1)
+    grayscale_probability: float = setting(0.2, low=0, high=1)
+    # Reflect padding, in pixels, of the weak policy's random crop.
+    weak_padding: int = setting(4, low=0, high=64)
+    # Random rotation of the `simclr` and `weak` views, +- degrees (0: none, as in the paper).
+    rotate: float = setting(0.0, low=0, high=180)
+    strong_ops: int = setting(4, low=0, high=14)
+    # Longest side of the cutout hole in pixels; None: 16, 32, 75 at 32, 96, 224 pixels.
+    cutout: int | None = setting(None, low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(Section):
+    """Optimiser and schedule. `l2` is coupled: added to the gradient of every parameter."""
+
+    name: Literal["sgd", "adam"] = "adam"
+    lr: float = setting(1e-4, above=0)
+    momentum: float = setting(0.9, low=0, high=1)
+    nesterov: bool = False
+    l2: float = setting(1e-4, low=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    # `epoch` moves the cosine once an epoch, as the official code does; `step` every step.
+    schedule_per: Literal["epoch", "step"] = "epoch"
+    # The cosine ends at lr * final_fraction (official: lr * 0.1**3).
+    final_fraction: float = setting(1e-3, low=0, high=1)
+    warmup_epochs: float = setting(0.0, low=0)
+    # Clip the global norm of the gradient; 0: off.
+    clip_norm: float = setting(0.0, low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Section):
+    """What every training stage has."""
+
+    epochs: int = setting(1, low=1)
+    batch_size: int = setting(128, low=2)
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class PretextConfig(TrainConfig):
+    """What every pretext has; each file in `scan_tf/pretext/` adds its own fields."""
+
+    name: str = "simclr"
+
+
+@dataclasses.dataclass(frozen=True)
+class NeighborsConfig(Section):
+    """Neighbour mining (Annoy's recall depends on `n_trees` and `search_k`)."""
+
+    index: Literal["annoy", "exact", "auto"] = "auto"
+    k: int = setting(20, low=1)
+    # Neighbours of each held-out image, for the label-free choice of epoch and head.
+    k_validation: int = setting(5, low=1)
+    n_trees: int = setting(100, low=1)
+    # Nodes inspected per query; -1: Annoy's default, n_trees * k.
+    search_k: int = setting(-1, low=-1)
+    # How many queries are compared with the exact search to estimate the recall.
+    recall_sample: int = setting(1000, low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanConfig(TrainConfig):
+    """The clustering stage (SCAN, section 2.2, equation 2)."""
+
+    epochs: int = setting(50, low=1)
+    # None: the number of classes, where the data set knows it.
+    num_clusters: int | None = setting(None, low=2)
+    num_heads: int = setting(1, low=1)
+    entropy_weight: float = setting(5.0, low=0)
+    augmentation: Literal["strong", "simclr", "weak", "none"] = "strong"
+    # Train the heads only; the backbone stays in inference mode, without gradient.
+    freeze_backbone: bool = False
+    # With a frozen backbone: keep this many augmented views of every feature; 0: none kept.
+    cached_views: int = setting(0, low=0)
+    # Which images the label-free selection of epoch and head looks at.
+    selection: Literal["heldout", "test", "train"] = "heldout"
+    heldout_fraction: float = setting(0.1, above=0, high=0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfLabelConfig(TrainConfig):
+    """Self-labelling (SCAN, section 2.3)."""
+
+    epochs: int = setting(200, low=1)
+    batch_size: int = setting(1000, low=2)
+    threshold: float = setting(0.99, low=0, high=1)
+    balanced: bool = True
+    augmentation: Literal["strong", "simclr", "weak", "none"] = "strong"
+    # Decay of the moving average of the weights that is kept in the end; 0: off.
+    ema: float = setting(0.0, low=0, high=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(Section):
+    """Scores and pictures. `auto` takes the test split where the data set has one."""
+
+    split: Literal["auto", "train", "test"] = "auto"
+    batch_size: int = setting(500, low=1)
+    knn_k: int = setting(100, low=1)
+    kmeans_restarts: int = setting(10, low=1)
+    pictures: bool = True
+    # Images on the 2-D map of the features.
+    map_points: int = setting(2000, low=10)
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeConfig(Section):
+    """How to compute. `auto` picks what measured fastest on the platform; it is written down."""
+
+    dtype: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
+    jit_compile: Literal["auto", "always", "never"] = "auto"
+    # Images are kept on the device up to this size in MiB, and streamed from memory above it.
+    resident_mib: int = setting(4096, low=0)
+    log_every: int = setting(50, low=1)
+    checkpoint_minutes: float = setting(2.0, above=0)
+    progress: bool = True
+    tensorboard: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Section):
+    """A whole experiment: one YAML file, all stages in it."""
+
+    name: str = "run"
+    seed: int = setting(0, low=0, high=2**31 - 1)
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    pretext: PretextConfig = PretextConfig()
+    neighbors: NeighborsConfig = NeighborsConfig()
+    scan: ScanConfig = ScanConfig()
+    selflabel: SelfLabelConfig = SelfLabelConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+def load(
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    pretext_config: Callable[[str], type[PretextConfig]],
+) -> Config:
+    """Read a YAML file and apply `key.path=value` overrides.
+
+    Args:
+        path: the YAML file; it holds only what departs from the defaults.
+        overrides: strings such as `scan.epochs=20`; the value is read as YAML.
+        pretext_config: gives the class of the pretext section for a `pretext.name`.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, or a setting is bad.
+    """
+    tree = _read_yaml(Path(path))
+    for text in overrides:
+        _apply_override(tree, text)
+    return from_dict(tree, pretext_config=pretext_config)
+
+
+def from_dict(
+    tree: Mapping[str, Any], *, pretext_config: Callable[[str], type[PretextConfig]]
+) -> Config:
+    """Build a Config from nested mappings. Raises ConfigError as `load` does."""
+    pretext = _expand_name(tree.get("pretext", {}))
+    name = pretext.get("name", PretextConfig.name) if isinstance(pretext, Mapping) else None
+    if isinstance(pretext, Mapping) and not isinstance(name, str):
+        raise ConfigError(f"pretext.name: expected a string, got {_show(name)}.")
+    special = {"pretext": pretext_config(name)} if isinstance(name, str) else {}
+    return typing.cast(Config, _build(Config, tree, "", special))
+
+
+def to_dict(section: Any) -> dict[str, Any]:
+    """Nested plain dictionaries of a section, ready for YAML or JSON (tuples become lists)."""
+    return {
+        f.name: to_dict(v) if dataclasses.is_dataclass(v) else list(v) if isinstance(v, tuple) else v
+        for f in dataclasses.fields(section)
+        for v in [getattr(section, f.name)]
+    }
+
+
+def dump(config: Config) -> str:
+    """The whole config as YAML, every field written out."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known name, and all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Available: {', '.join(known)}."
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the config file cannot be read ({error}).") from error
+    try:
+        _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {_show(tree)}.")
+    return tree
+
+
+def _refuse_duplicates(node: yaml.Node | None, path: str) -> None:
+    """safe_load silently keeps the last of two equal keys; a config must not."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"{path}:{line}: the key '{key.value}' is given twice.")
+            seen.add(key.value)
+            _refuse_duplicates(value, path)
+
+
+def _apply_override(tree: dict[str, Any], text: str) -> None:
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override '{text}': expected key=value, such as scan.epochs=20.")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{text}': the value is not valid YAML: {error}") from error
+    *sections, leaf = key.strip().split(".")
+    for section in sections:
+        tree[section] = tree = dict(_expand_name(tree.get(section) or {}))
+    tree[leaf] = value
+
+
+def _expand_name(value: Any) -> Any:
+    """`pretext: rotnet` and `optimizer: sgd` are short for `{name: ...}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _build(cls: type, tree: Any, path: str, special: Mapping[str, type]) -> Any:
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path or 'config'}: expected a mapping, got {_show(tree)}.")
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        where = f"{path}.{key}" if path else str(key)
+        if key not in hints:
+            raise ConfigError(f"unknown key '{where}'. {did_you_mean(str(key), hints)}")
+        kind = special.get(key, hints[key])
+        if dataclasses.is_dataclass(kind):
+            if "name" in typing.get_type_hints(kind):
+                value = _expand_name(value)
+            # A section that is given in part keeps the other defaults of its owner.
+            default = _default(cls, key, kind)
+            given = _build(typing.cast(type, kind), value, where, {})
+            changed = {k: getattr(given, k) for k in value}
+            values[key] = dataclasses.replace(default, **changed)
+        else:
+            values[key] = value
+    for key in special.keys() - values.keys():
+        values[key] = special[key]()
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}.{error}" if path else str(error)) from None
+
+
+def _default(cls: type, key: str, kind: Any) -> Any:
+    default = {f.name: f.default for f in dataclasses.fields(cls)}[key]
+    return default if type(default) is kind else kind()
+
+
+def _coerce(hint: Any, value: Any, path: str) -> Any:
+    """`value` as `hint` asks, without guessing: a bool is no int, an int may serve as a float."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, path)
+    if origin is Literal:
+        if value in args and not isinstance(value, bool):
+            return value
+        hint_text = did_you_mean(str(value), map(str, args))
+        raise ConfigError(f"{path}: {_show(value)} is not a choice. {hint_text}")
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or len(value) != len(args):
+            raise ConfigError(f"{path}: expected {len(args)} values, got {_show(value)}.")
+        parts = zip(args, value, strict=True)
+        return tuple(_coerce(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(parts))
+    if hint is float:
+        # YAML 1.1 reads 1e-4 (no dot) as a string.
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+            return float(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{path}: expected {_kind(hint)}, got {_show(value)}.")
+    if hint is float and value != value:
+        raise ConfigError(f"{path}: expected a number, got {_show(value)}.")
+    return value
+
+
+def _check_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
+    if not isinstance(value, (int, float)):
+        return
+    low, high, above = (bounds.get(k) for k in ("low", "high", "above"))
+    if low is not None and value < low:
+        raise ConfigError(f"{path}: must be at least {low}, got {value}.")
+    if above is not None and value <= above:
+        raise ConfigError(f"{path}: must be greater than {above}, got {value}.")
+    if high is not None and value > high:
+        raise ConfigError(f"{path}: must be at most {high}, got {value}.")
+
+
+def _kind(hint: Any) -> str:
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _show(value: Any) -> str:
+    return f"{value!r} ({type(value).__name__})"

@@ -1,0 +1,39 @@
+"""The errors that users see. Each carries the exit code with which the programs end."""
+
+from __future__ import annotations
+
+
+class ScanError(Exception):
+    """Base of all errors of this package that tell a user what to do next."""
+
+    exit_code = 2
+
+
+class ConfigError(ScanError, ValueError):
+    """A setting that is unknown, of the wrong type or out of range."""
+
+
+class DataError(ScanError, ValueError):
+    """Images or arrays that cannot be used as they are."""
+
+
+class MissingDataError(ScanError):
+    """A data set that is not on this machine; the message names the command that prepares it."""
+
+    exit_code = 3
+
+
+class StageError(ScanError):
+    """A stage that cannot run: its input is missing, or the run directory is another config's."""
+
+
+class TrainingError(ScanError):
+    """Training that went wrong: a loss that is not finite, or a head that collapsed."""
+
+
+class Interrupted(ScanError):
+    """SIGINT or SIGTERM: the state was saved and the same command goes on from there."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
