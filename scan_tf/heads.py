@@ -1,0 +1,55 @@
+"""The heads on top of a backbone: projection for contrastive learning, logits for clusters.
+
+Both compute in float32 whatever the dtype of the backbone: their outputs go into exponentials.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from scan_tf.layers import Linear
+
+
+class ProjectionHead(keras.Model):
+    """Linear -> ReLU -> Linear to unit vectors (SimCLR, section 2.1: g(h) = W2 ReLU(W1 h)).
+
+    Official configuration: 512 -> 512 -> 128 with biases and no BatchNorm.
+    """
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__(name="projection", dtype="float32")
+        self.hidden = Linear(hidden, name="hidden", dtype="float32")
+        self.out = Linear(dim, name="out", dtype="float32")
+
+    def call(self, features: tf.Tensor) -> tf.Tensor:
+        """Project features [B,D] to f32 [B,P] with rows of length 1."""
+        x = self.out(tf.nn.relu(self.hidden(features)))
+        # x / max(|x|, 1e-12); the square is bounded, not the root, whose gradient at 0 is NaN.
+        return x * tf.math.rsqrt(tf.maximum(tf.reduce_sum(x * x, -1, keepdims=True), 1e-24))
+
+
+class ClusterHeads(keras.Model):
+    """H independent linear classifiers on the same features (SCAN, section 2.2).
+
+    The official configuration trains 10 heads and keeps the one with the lowest loss.
+    """
+
+    def __init__(self, num_heads: int, num_clusters: int):
+        super().__init__(name="cluster_heads", dtype="float32")
+        self.num_heads, self.num_clusters = num_heads, num_clusters
+        self.heads = [Linear(num_clusters, name=str(i), dtype="float32") for i in range(num_heads)]
+
+    def call(self, features: tf.Tensor) -> tf.Tensor:
+        """Logits f32 [H,B,C] of features [B,D]."""
+        return tf.stack([head(features) for head in self.heads])
+
+    def keep(self, head: int) -> ClusterHeads:
+        """A new ClusterHeads with a copy of one head only, number `head` of 0..H-1."""
+        kept = ClusterHeads(1, self.num_clusters)
+        old, new = self.heads[head], kept.heads[0]
+        new.build((None, old.kernel.shape[0]))
+        kept.built = True
+        new.kernel.assign(old.kernel)
+        new.bias.assign(old.bias)
+        return kept
