@@ -1,0 +1,193 @@
+"""The augmentation policies on the device: whole batches, inside the compiled step.
+
+A policy maps images f32 `[B,H,W,3]` in 0..1 and a seed int32 `[2]` to f32 `[B,size,size,3]` in
+0..1. Every random number is drawn per image and follows from the seed alone. To add a policy,
+write a function `name(config, size, mean)` that returns one and list it in `make`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from scan_tf.augment import ops
+from scan_tf.config import AugmentConfig, did_you_mean
+from scan_tf.errors import ConfigError
+
+Policy = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Mean = tuple[float, float, float]
+
+
+def make(name: str, config: AugmentConfig, *, size: int, mean: Mean) -> Policy:
+    """The policy called `name`.
+
+    Args:
+        name: `none`, `weak`, `simclr` or `strong`.
+        config: the parameters of all policies.
+        size: side of the square images it returns.
+        mean: mean colour of the data set, 0..1; the fill of cutout.
+
+    Raises:
+        ConfigError: there is no such policy, or a range of `config` is empty.
+    """
+    policies = {"none": none, "weak": weak, "simclr": simclr}
+    if name not in policies:
+        raise ConfigError(f"augmentation '{name}' is unknown. {did_you_mean(name, policies)}")
+    for field in ("crop_scale", "crop_ratio"):
+        low, high = getattr(config, field)
+        if not 0 < low <= high:
+            raise ConfigError(f"augment.{field}: expected 0 < low <= high, got [{low}, {high}].")
+    return policies[name](config, size, mean)
+
+
+def none(config: AugmentConfig, size: int, mean: Mean) -> Policy:
+    """Resize so that the shorter side is `size`, then the centre crop; no randomness."""
+
+    def policy(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        _, height, width, _ = images.shape
+        if height == width == size:
+            return images
+        rows, columns = _fit(height, width, size)
+        return ops.mix(images, _centre(rows, size), _centre(columns, size))
+
+    return policy
+
+
+def weak(config: AugmentConfig, size: int, mean: Mean) -> Policy:
+    """Rotation (off by default), random crop after reflect padding, horizontal flip."""
+
+    def policy(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        crop_seed, flip_seed, rotate_seed = _split(seed, 3)
+        images = _rotate(images, config.rotate, rotate_seed)
+        batch = tf.shape(images)[0]
+        rows, columns = _fit(images.shape[1], images.shape[2], size)
+        offsets = tf.random.stateless_uniform([batch, 2], crop_seed)
+        rows = _padded_crop(rows, offsets[:, 0], size, config.weak_padding)
+        columns = _padded_crop(columns, offsets[:, 1], size, config.weak_padding)
+        columns = _flip(columns, config.flip, flip_seed)
+        return ops.mix(images, rows, columns)
+
+    return policy
+
+
+def simclr(config: AugmentConfig, size: int, mean: Mean) -> Policy:
+    """SimCLR's views as SCAN's official configuration has them (no blur).
+
+    Random resized crop, flip, colour jitter with its four ops in random order, random greyscale.
+    """
+
+    def policy(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        crop_seed, flip_seed, jitter_seed, grey_seed, rotate_seed = _split(seed, 5)
+        images = _rotate(images, config.rotate, rotate_seed)
+        batch, (height, width) = tf.shape(images)[0], images.shape[1:3]
+        top, left, crop_height, crop_width = draw_crop(config, batch, height, width, crop_seed)
+        rows = ops.resize_matrix(top, crop_height, size, height)
+        columns = ops.resize_matrix(left, crop_width, size, width)
+        images = ops.mix(images, rows, _flip(columns, config.flip, flip_seed))
+        images = _jitter(images, config, jitter_seed)
+        grey = _chance(batch, config.grayscale_probability, grey_seed)
+        return tf.where(grey[:, None, None, None], ops.grayscale(images), images)
+
+    return policy
+
+
+def draw_crop(
+    config: AugmentConfig, batch: tf.Tensor, height: int, width: int, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Boxes of RandomResizedCrop (Szegedy et al., 2015; torchvision's rules).
+
+    Ten boxes are drawn per image: area uniform in `crop_scale`, log aspect ratio uniform in
+    `crop_ratio`. The first that fits is taken; if none does, the largest centred box within the
+    ratio limits.
+
+    Returns:
+        top, left, height, width: f32 [B], whole numbers.
+    """
+    area_seed, ratio_seed, place_seed = _split(seed, 3)
+    attempts = [batch, 10]
+    area = tf.random.stateless_uniform(attempts, area_seed, *config.crop_scale) * height * width
+    low, high = config.crop_ratio
+    ratio = tf.exp(
+        tf.random.stateless_uniform(attempts, ratio_seed, math.log(low), math.log(high))
+    )
+    heights, widths = tf.round(tf.sqrt(area / ratio)), tf.round(tf.sqrt(area * ratio))
+    fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
+    first = tf.argmax(tf.cast(fits, tf.int32), axis=1)
+    any_fits = tf.reduce_any(fits, axis=1)
+    fallback_width = min(width, round(height * high))
+    fallback_height = min(height, round(width / low))
+    box_height = tf.where(any_fits, tf.gather(heights, first, batch_dims=1), fallback_height)
+    box_width = tf.where(any_fits, tf.gather(widths, first, batch_dims=1), fallback_width)
+    place = tf.where(any_fits[:, None], tf.random.stateless_uniform([batch, 2], place_seed), 0.5)
+    top = _offset(place[:, 0], height - box_height)
+    left = _offset(place[:, 1], width - box_width)
+    return top, left, box_height, box_width
+
+
+def _jitter(images: tf.Tensor, config: AugmentConfig, seed: tf.Tensor) -> tf.Tensor:
+    factor_seed, order_seed, chance_seed = _split(seed, 3)
+    batch = tf.shape(images)[0]
+    strength = tf.constant(config.jitter)
+    low = tf.concat([tf.maximum(0.0, 1.0 - strength[:3]), -strength[3:]], 0)
+    high = tf.concat([1.0 + strength[:3], strength[3:]], 0)
+    factors = low + (high - low) * tf.random.stateless_uniform([batch, 4], factor_seed)
+    order = tf.argsort(tf.random.stateless_uniform([batch, 4], order_seed))
+    jittered = ops.color_jitter(images, factors, order)
+    chosen = _chance(batch, config.jitter_probability, chance_seed)
+    return tf.where(chosen[:, None, None, None], jittered, images)
+
+
+def _rotate(images: tf.Tensor, limit: float, seed: tf.Tensor) -> tf.Tensor:
+    if limit == 0:
+        return images
+    degrees = tf.random.stateless_uniform([tf.shape(images)[0]], seed, -limit, limit)
+    return ops.rotate_bilinear(images, degrees)
+
+
+def _flip(columns: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:
+    """Mirror the images by reversing the rows of their column matrices [B,S,W]."""
+    chosen = _chance(tf.shape(columns)[0], probability, seed)
+    return tf.where(chosen[:, None, None], tf.reverse(columns, [1]), columns)
+
+
+def _fit(height: int, width: int, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Matrices [1,H',H] and [1,W',W] that make the shorter side `size`, keeping the shape."""
+    short = min(height, width)
+    return _fit_axis(height, short, size), _fit_axis(width, short, size)
+
+
+def _fit_axis(full: int, short: int, size: int) -> tf.Tensor:
+    if short == size:
+        return tf.eye(full, batch_shape=[1])
+    return ops.resize_matrix(tf.zeros([1]), tf.fill([1], float(full)), size * full // short, full)
+
+
+def _centre(matrix: tf.Tensor, size: int) -> tf.Tensor:
+    start = round((matrix.shape[1] - size) / 2)
+    return matrix[:, start : start + size]
+
+
+def _padded_crop(matrix: tf.Tensor, place: tf.Tensor, size: int, padding: int) -> tf.Tensor:
+    """Rows [B,size,full] of `matrix` [1,L,full] at a random place after reflect padding."""
+    length = matrix.shape[1]
+    start = tf.cast(_offset(place, float(length + 2 * padding - size)), tf.int32) - padding
+    index = tf.abs(start[:, None] + tf.range(size)[None, :])
+    # Reflection without repeating the border; modulo lets the padding exceed the image.
+    period = max(1, 2 * (length - 1))
+    index %= period
+    return tf.gather(matrix[0], tf.minimum(index, period - index))
+
+
+def _offset(place: tf.Tensor, room: tf.Tensor | float) -> tf.Tensor:
+    """A whole number in 0..room from `place` in 0..1; 0.5 is the middle."""
+    return tf.minimum(tf.floor(place * (room + 1.0)), room)
+
+
+def _chance(batch: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:
+    return tf.random.stateless_uniform([batch], seed) < probability
+
+
+def _split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
+    return tf.unstack(tf.random.experimental.stateless_split(seed, count), num=count)
