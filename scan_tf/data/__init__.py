@@ -1,0 +1,120 @@
+"""Data sets as arrays: `load` finds one by name, `ImageSet` is what comes out.
+
+One file per data set; a file is found by its name, so adding `scan_tf/data/mine.py` with a function
+`load(config, split)` is all it takes to use `data.name: mine`. Names without a file here are looked
+up in tensorflow-datasets. Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from typing import Any, Literal
+
+import numpy as np
+
+from scan_tf.config import DataConfig, did_you_mean
+from scan_tf.errors import ConfigError, DataError
+
+Split = Literal["pretext", "train", "test"]
+SPLITS: tuple[Split, ...] = ("pretext", "train", "test")
+
+# The mean and deviation of ImageNet, for sets that bring no statistics of their own.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Files of this package that are no data set.
+_HELPERS = frozenset({"images", "prepare", "tfds_any"})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The images of one split of a data set.
+
+    Attributes:
+        name: the data set.
+        split: "pretext", "train" or "test".
+        images: uint8 [N, S, S, 3], in memory or memory-mapped.
+        labels: int64 [N] in 0..num_classes-1, or None. For evaluation only.
+        class_names: the name of every label; empty where there are no labels.
+        mean: per channel, of images scaled to 0..1.
+        std: per channel, of images scaled to 0..1.
+        paths: the file of every image, where the images came from files.
+        skipped: files that could not be read and are not in `images`.
+    """
+
+    name: str
+    split: Split
+    images: np.ndarray
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    paths: tuple[str, ...] | None = None
+    skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together. Raises DataError."""
+        images, count = self.images, len(self.images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (
+            *images.shape[1:2] * 2,
+            3,
+        ):
+            raise DataError(
+                f"{self.name}: images must be uint8 [N, S, S, 3], "
+                f"got {images.dtype} {list(images.shape)}."
+            )
+        for field, values in (("labels", self.labels), ("paths", self.paths)):
+            if values is not None and len(values) != count:
+                raise DataError(f"{self.name}: {len(values)} {field} for {count} images.")
+
+    def __len__(self) -> int:
+        """The number of images, N."""
+        return len(self.images)
+
+    @property
+    def image_size(self) -> int:
+        """The side of the images in pixels, S."""
+        return int(self.images.shape[1])
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes, or None where they are not known."""
+        return len(self.class_names) or None
+
+    def subset(self, indices: Any) -> ImageSet:
+        """The images at `indices` (integers [M], or a mask bool [N]), in that order."""
+        chosen = np.arange(len(self))[np.asarray(indices)]
+        return dataclasses.replace(
+            self,
+            images=self.images[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            paths=None if self.paths is None else tuple(self.paths[i] for i in chosen),
+        )
+
+
+def available() -> list[str]:
+    """The data sets that have a file in this package, sorted."""
+    return sorted({m.name for m in pkgutil.iter_modules(__path__)} - _HELPERS)
+
+
+def load(config: DataConfig, split: Split) -> ImageSet | None:
+    """Load one split of the data set `config.name`.
+
+    Args:
+        config: the data section of the configuration.
+        split: "pretext" (what the pretext task learns from), "train" or "test".
+
+    Returns:
+        The images, or None where the data set has no such split.
+
+    Raises:
+        ConfigError: the name or the split is unknown, or `config.path` is needed and missing.
+        DataError: the images cannot be used.
+        MissingDataError: the data is not on this machine; the message says how to prepare it.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"split: '{split}' is unknown. {did_you_mean(str(split), SPLITS)}")
+    module = config.name if config.name in available() else "tfds_any"
+    return importlib.import_module(f"{__name__}.{module}").load(config, split)

@@ -1,0 +1,119 @@
+"""Files of images to arrays, and the one resize that everything shares."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scan_tf.errors import DataError, MissingDataError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
+# Arrays above this size in bytes go to a file that the system pages in and out.
+MEMORY_LIMIT = 2 * 2**30
+
+
+def allocate(count: int, size: int) -> np.ndarray:
+    """An uninitialised uint8 [count, size, size, 3], in memory or, above 2 GiB, memory-mapped.
+
+    The file is a temporary one without a name (TMPDIR says where); it goes away with the array.
+    """
+    shape = (count, size, size, 3)
+    if count * size * size * 3 <= MEMORY_LIMIT:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+
+
+def list_images(paths: Iterable[str | Path]) -> list[Path]:
+    """All image files among `paths`, folders searched with their sub-folders, sorted, once each.
+
+    A file is an image by its extension, in upper or lower case; hidden files are left out. A file
+    that is named itself is taken whatever its extension.
+
+    Raises:
+        MissingDataError: a path does not exist.
+    """
+    found: set[Path] = set()
+    for path in map(Path, paths):
+        if not path.exists():
+            raise MissingDataError(f"{path}: no such file or folder.")
+        if path.is_dir():
+            found.update(
+                p
+                for p in path.rglob("*")
+                if p.suffix.lower() in SUFFIXES
+                and p.is_file()
+                and not any(part.startswith(".") for part in p.relative_to(path).parts)
+            )
+        else:
+            found.add(path)
+    return sorted(found)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a JPEG, PNG, WebP, BMP or GIF (first frame) as uint8 [H, W, 3], upright.
+
+    The EXIF orientation is honoured, transparency is put on white, CMYK and gray become RGB and
+    16-bit gray keeps its upper eight bits.
+
+    Raises:
+        DataError: the file cannot be read or decoded; the message names it and says why.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    # Pillow reports broken files by many kinds of exceptions; all mean the same to a user.
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read as an image ({error}).") from error
+
+
+def resize_and_crop(images: Any, size: int) -> Any:
+    """The centre square of the images, resized (bilinear, antialiased) to `size`.
+
+    The same picture as "resize the short side to `size`, then crop the centre", but the crop comes
+    first: the aspect ratio stays exact, and a 1x100000 image costs nothing. Works inside a
+    tf.function with unknown H and W, and is the identity for H = W = size.
+
+    Args:
+        images: uint8 or float tensor [H, W, 3] or [B, H, W, 3].
+        size: side of the result.
+
+    Returns:
+        A tensor [size, size, 3] or [B, size, size, 3] of the dtype of `images`; uint8 is rounded.
+    """
+    import tensorflow as tf
+
+    images = tf.convert_to_tensor(images)
+    if images.shape[-3:-1].as_list() == [size, size]:
+        return images
+    height, width = tf.unstack(tf.shape(images)[-3:-1])
+    side = tf.minimum(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = images[..., top : top + side, left : left + side, :]
+    resized = tf.image.resize(square, (size, size), method="bilinear", antialias=True)
+    if images.dtype.is_integer:
+        resized = tf.round(resized)
+    return tf.cast(resized, images.dtype)
+
+
+def _to_rgb(image: Any) -> Any:
+    """A Pillow image of any mode as RGB on white."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow clips instead of scaling when it converts 16 bits to 8.
+        values = np.asarray(image, dtype=np.float64)
+        return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8)).convert(
+            "RGB"
+        )
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

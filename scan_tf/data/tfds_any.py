@@ -1,0 +1,168 @@
+"""Any image data set of tensorflow-datasets, by its name or as `tfds:NAME`.
+
+`read` is also how cifar10, cifar20 and stl10 are read. Images come in the order of the files, which
+is the same on every machine and in every run: shards are read one after the other, unshuffled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from scan_tf import data
+from scan_tf.config import DataConfig, did_you_mean
+from scan_tf.data.images import allocate, resize_and_crop
+from scan_tf.errors import ConfigError, DataError, MissingDataError
+
+# Side for sets whose images have no common shape, when `data.image_size` is not given.
+DEFAULT_SIZE = 64
+_BATCH = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """What `read` returns: images uint8 [N, S, S, 3], labels int64 [N] or None, class names."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+
+
+def load(config: DataConfig, split: data.Split) -> data.ImageSet | None:
+    """Load `config.name` from tensorflow-datasets; its test split may be called validation.
+
+    Normalised with the statistics of ImageNet. "pretext" is "train".
+
+    Raises:
+        ConfigError: tensorflow-datasets has no such set, or it holds no images.
+        MissingDataError: the set is not prepared on this machine.
+    """
+    name = config.name.removeprefix("tfds:")
+    builder = open_builder(name, config.path)
+    wanted = ("test", "validation") if split == "test" else ("train",)
+    found = next((s for s in wanted if s in builder.info.splits), None)
+    if found is None:
+        return None
+    arrays = read(builder, (found,), size=config.image_size)
+    return data.ImageSet(
+        name=config.name,
+        split=split,
+        images=arrays.images,
+        labels=arrays.labels,
+        class_names=arrays.class_names,
+        mean=data.IMAGENET_MEAN,
+        std=data.IMAGENET_STD,
+    )
+
+
+def open_builder(name: str, data_dir: str | None) -> Any:
+    """The tfds builder of a set that is prepared in `data_dir` (None: the default of tfds).
+
+    Raises:
+        ConfigError: tensorflow-datasets has no such set.
+        MissingDataError: the set is not prepared; the message names the two ways to do it.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise ConfigError(
+            f"data.name: no data set '{name}'. {did_you_mean(name, data.available())} Names of "
+            "tensorflow-datasets work too; for your own images use data.name: folder with "
+            "data.path: FOLDER."
+        ) from error
+    if not builder.is_prepared():
+        raise MissingDataError(_how_to_prepare(name, data_dir, builder.data_path))
+    return builder
+
+
+def read(
+    builder: Any, splits: tuple[str, ...], *, size: int | None, label: str = "label"
+) -> Arrays:
+    """Read splits of a prepared set, one after the other, into one array.
+
+    Args:
+        builder: from `open_builder`.
+        splits: names of splits in the set.
+        size: side S of the result; None: the set's own, or 64 where the shapes differ.
+        label: the feature that holds the label.
+
+    Raises:
+        ConfigError: the set holds no image feature.
+        DataError: the files cannot be read.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+    from tqdm import tqdm
+
+    image, has_label = _image_key(builder), _is_label(builder, label)
+    size = size or _native_size(builder.info.features[image].shape)
+    count = sum(builder.info.splits[s].num_examples for s in splits)
+    images, labels = allocate(count, size), np.empty(count, np.int64)
+
+    def fit(example: dict[str, Any]) -> tuple[Any, Any]:
+        pixels = resize_and_crop(_to_rgb(example[image]), size)
+        return pixels, example[label] if has_label else tf.constant(-1, tf.int64)
+
+    # Read shard after shard: the default mixes sixteen of them.
+    order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    done = 0
+    with tqdm(total=count, desc=f"reading {builder.name}", disable=None, leave=False) as bar:
+        for split in splits:
+            examples = builder.as_dataset(split=split, shuffle_files=False, read_config=order)
+            examples = examples.map(fit, num_parallel_calls=tf.data.AUTOTUNE)
+            for pixels, ids in examples.batch(_BATCH).prefetch(2).as_numpy_iterator():
+                images[done : done + len(ids)], labels[done : done + len(ids)] = pixels, ids
+                done += len(ids)
+                bar.update(len(ids))
+    if done != count:
+        raise DataError(f"{builder.data_path}: {done} images, its dataset_info says {count}.")
+    names = tuple(builder.info.features[label].names or ()) if has_label else ()
+    return Arrays(images, labels if names else None, names)
+
+
+def _image_key(builder: Any) -> str:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    keys = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    if not keys:
+        raise ConfigError(f"data.name: '{builder.name}' of tensorflow-datasets holds no images.")
+    return "image" if "image" in keys else keys[0]
+
+
+def _is_label(builder: Any, key: str) -> bool:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    return key in features and isinstance(features[key], tfds.features.ClassLabel)
+
+
+def _native_size(shape: tuple[int | None, ...]) -> int:
+    sides = set(shape[:2])
+    return sides.pop() or DEFAULT_SIZE if len(sides) == 1 else DEFAULT_SIZE
+
+
+def _to_rgb(image: Any) -> Any:
+    """uint8 [H, W, 3] of an image uint8 or uint16 [H, W, 1 | 3 | 4]."""
+    import tensorflow as tf
+
+    if image.dtype == tf.uint16:
+        image = tf.cast(image // 257, tf.uint8)
+    return tf.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
+
+
+def _how_to_prepare(name: str, data_dir: str | None, looked_in: Any) -> str:
+    where = f", data_dir='{data_dir}'" if data_dir else ""
+    option = f" --data-dir {data_dir}" if data_dir else ""
+    return (
+        f"the data set '{name}' is not prepared: nothing in {looked_in}. With a network, run\n"
+        f'  python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}'{where}).download_and_prepare()\"\n"
+        "without one, from a folder of images FOLDER/train/CLASS/*, FOLDER/test/CLASS/*, run\n"
+        f"  scan-tf prepare --from FOLDER --as {name}{option}\n"
+        "If it is prepared elsewhere, set data.path to that directory of tensorflow-datasets."
+    )
