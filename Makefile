@@ -1,0 +1,53 @@
+# `make` or `make help` lists the targets. PYTHON=python3.12 picks the interpreter (3.10 to 3.13).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint types check clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '  Pass options on with ARGS, such as: make test ARGS="-k losses"'
+
+install: $(VENV)/.installed  ## install the program in .venv
+
+demo: $(VENV)/.installed  ## learn to sort the digits of scikit-learn without labels
+	$(BIN)/scan-tf run --config configs/digits_simclr.yaml --run-dir runs/digits_simclr $(ARGS)
+
+test: $(VENV)/.installed-dev  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## check style and formatting of imports
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev  ## check the types
+	$(BIN)/mypy
+
+check:  ## all that continuous integration runs, in a fresh clone of the last commit
+	bash .ci/run
+
+clean:  ## remove the environment and what the tools leave behind; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make later calls skip the installation until setup.py or pyproject.toml changes.
+$(VENV)/.installed: setup.py pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV) (about 2 GB, some minutes) ..."
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: setup.py pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV), with the test tools (about 2 GB, some minutes) ..."
+	@$(PIP) install --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 14) or sys.exit( \
+	    f"Python 3.10 to 3.13 is needed; $(PYTHON) is {v[0]}.{v[1]}. Try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear $(VENV)

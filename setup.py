@@ -1,0 +1,62 @@
+"""Packaging; the settings of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+init = (here / "scan_tf" / "__init__.py").read_text(encoding="utf-8")
+version = re.search(r'^__version__ = "(.+)"$', init, re.MULTILINE).group(1)
+
+setup(
+    name="scan-tf",
+    version=version,
+    description="SCAN (Learning to Classify Images without Labels) in TensorFlow and Keras",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["scan_tf", "scan_tf.*"]),
+    python_requires=">=3.10,<3.14",
+    entry_points={"console_scripts": ["scan-tf = scan_tf.cli:main"]},
+    # Lower bounds are the oldest releases for Python 3.10, upper bounds the next major release.
+    install_requires=[
+        # The networks, the compiled training step and SavedModel; brings Keras 3.
+        "tensorflow>=2.21,<2.22",
+        # CIFAR, STL-10 and every other prepared data set.
+        "tensorflow-datasets>=4.9.8,<5",
+        # Images, features and neighbours outside of the networks; 2.2 is the last for Python 3.10.
+        "numpy>=2.1,<3",
+        # The Hungarian matching.
+        "scipy>=1.14,<2",
+        # k-means, NMI, ARI, t-SNE and the digits that the demo learns.
+        "scikit-learn>=1.5,<2",
+        # Host augmentation. 2.0.8 is the last release under the MIT licence.
+        "albumentations>=2.0.8,<2.1",
+        # albumentations needs OpenCV; headless, because servers have no display libraries.
+        "opencv-python-headless>=4.10,<6",
+        # Approximate nearest neighbours.
+        "annoy>=1.17.3,<2",
+        # The experiment files.
+        "PyYAML>=6.0.2,<7",
+        # The pictures of the evaluation.
+        "matplotlib>=3.9,<4",
+        # Progress bars.
+        "tqdm>=4.66,<5",
+        # Reads image files, corrects their orientation and draws the reference augmentations.
+        "pillow>=11,<14",
+    ],
+    extras_require={
+        # TensorFlow with the CUDA libraries, for an NVIDIA GPU on Linux.
+        "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        # Pinned, so that a check that passes today passes tomorrow.
+        "dev": [
+            "hypothesis==6.168.5",  # the newest for Python 3.10
+            "mypy==2.4.1",
+            "pytest==9.2.0",
+            "ruff==0.17.6",
+            "types-PyYAML==6.0.12.20261113",
+        ],
+    },
+)

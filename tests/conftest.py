@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import os
+import pathlib
+import zlib
+
+import numpy as np
+import pytest
+
+# Read by TensorFlow when it is first imported, which is after this file.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The optional folder of reference data beside the checkout."""
+    path = pathlib.Path(__file__).parents[2] / "shared"
+    if not path.is_dir():
+        pytest.skip("needs ../shared (reference numbers and data beside the checkout)")
+    return path
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers of this test's own, the same in every run and in every order of tests."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def seeded() -> None:
+    """Seeds Python, NumPy, TensorFlow and Keras, for tests that initialise networks."""
+    import keras
+
+    keras.utils.set_random_seed(0)
