@@ -1,0 +1,332 @@
+"""Mining of nearest neighbours with Annoy or by exact search (SCAN, section 2.1).
+
+The image itself is column 0 of the result and stays in it: the clustering stage draws uniformly
+from all K+1 columns, as the official configuration does. Similarities are inner products of unit
+rows, which rank as Annoy's 'angular' distance does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+import zipfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from annoy import AnnoyIndex
+from tqdm import tqdm
+
+from scan_tf.config import NeighborsConfig
+from scan_tf.errors import DataError
+
+# `auto` searches exactly up to here. Measured on two CPU cores at N = 50,000, P = 128, K = 20:
+# exact 8 s, Annoy with 100 trees 10 s; exact grows with N squared, Annoy almost with N.
+EXACT_UP_TO = 100_000
+# Queries per matrix product (250 measured best on a CPU), fewer where the bank is so large that
+# their similarities would take more than this many values (256 MiB).
+_QUERY_BLOCK = 250
+_BLOCK_VALUES = 2**26
+# Queries of Annoy that one thread takes at a time.
+_CHUNK = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbors:
+    """The K nearest neighbours of N images.
+
+    Attributes:
+        indices: int32 [N, K+1]; column 0 is the image itself, the others fall in similarity.
+        similarity: float32 [N, K+1] in -1..1, cosine of the image and each entry of `indices`.
+        index: "annoy" or "exact".
+        reason: why this index was used.
+        recall: share of the K neighbours that are as near as the exact ones, without column 0,
+            estimated on a sample; 1.0 for the exact search; None where unknown.
+        seconds: time to build the index and search it, without the recall estimate.
+    """
+
+    indices: np.ndarray
+    similarity: np.ndarray
+    index: str
+    reason: str
+    recall: float | None
+    seconds: float
+
+
+def mine(
+    features: np.ndarray,
+    config: NeighborsConfig,
+    *,
+    k: int,
+    seed: int,
+    index_path: Path | None = None,
+    progress: bool = False,
+    setting: str = "neighbors.k",
+) -> Neighbors:
+    """Find the `k` nearest neighbours of every row.
+
+    Args:
+        features: float32 [N, P]; unit rows (they are normalised again, in float32).
+        config: which index and its parameters; `config.k` is not read.
+        k: neighbours per image, without the image itself.
+        seed: of Annoy's trees and of the sample for the recall.
+        index_path: where to keep Annoy's index; it is used again when the features, `n_trees`
+            and `seed` are the same.
+        progress: show a bar on stderr.
+        setting: the name of the setting that `k` came from, for the error message.
+
+    Raises:
+        DataError: fewer than k+1 rows, or a row that is zero or not finite.
+    """
+    features = _unit_rows(features)
+    if len(features) <= k:
+        advice = f"Set {setting} <= {len(features) - 1}." if len(features) > 1 else "Add images."
+        raise DataError(
+            f"{setting} = {k} needs at least {k + 1} images, got {len(features)}. {advice}"
+        )
+    index, reason = _choose(config, len(features))
+    start = time.perf_counter()
+    if index == "exact":
+        candidates, _ = exact(features, features, k + 1, progress=progress)
+    else:
+        tree = _annoy(features, config, seed, index_path)
+        candidates = _query(tree, features, k + 1, config.search_k, progress)
+    indices, similarity = _self_first(features, np.arange(len(features)), candidates)
+    seconds = time.perf_counter() - start
+    recall = 1.0 if index == "exact" else _recall(features, similarity, config.recall_sample, seed)
+    return Neighbors(indices, similarity, index, reason, recall, seconds)
+
+
+def exact(
+    bank: np.ndarray, queries: np.ndarray, k: int, *, progress: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` rows of the bank with the largest inner product with each query, best first.
+
+    Args:
+        bank: float32 [N, P].
+        queries: float32 [Q, P].
+        k: at most N.
+        progress: show a bar on stderr.
+
+    Returns:
+        int32 [Q, k] rows of the bank, float32 [Q, k] inner products. Only a block of rows of the
+        Q x N matrix exists at a time.
+
+    Raises:
+        DataError: k is larger than the bank.
+    """
+    if k > len(bank):
+        raise DataError(f"exact search: k = {k} is larger than the bank of {len(bank)} rows.")
+    block = max(1, min(_QUERY_BLOCK, _BLOCK_VALUES // len(bank)))
+    indices = np.empty((len(queries), k), np.int32)
+    similarity = np.empty((len(queries), k), np.float32)
+    bank_tensor = tf.constant(bank, tf.float32)
+    for low in tqdm(range(0, len(queries), block), "exact search", disable=not progress):
+        rows = slice(low, low + block)
+        product = tf.matmul(tf.constant(queries[rows], tf.float32), bank_tensor, transpose_b=True)
+        best = tf.math.top_k(product, k)
+        similarity[rows], indices[rows] = best.values.numpy(), best.indices.numpy()
+    return indices, similarity
+
+
+def restrict(indices: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Neighbours within a subset of the images, renumbered to the subset.
+
+    Neighbours outside the subset are dropped, and the row is filled up by cycling through what
+    remains of it; the image itself always remains, in column 0.
+
+    Args:
+        indices: int32 [N, K+1], column 0 is the image itself.
+        keep: bool [N], true for the M images of the subset.
+
+    Returns:
+        int32 [M, K+1] with values in 0..M-1.
+
+    Raises:
+        DataError: `keep` is no boolean array of N entries.
+    """
+    if keep.shape != (len(indices),) or keep.dtype != bool:
+        raise DataError(
+            f"restrict: expected keep as bool [{len(indices)}], got {keep.dtype} {keep.shape}."
+        )
+    rows = indices[keep]
+    stays = keep[rows]
+    # Stable: what stays comes first, in its old order.
+    order = np.argsort(~stays, axis=1, kind="stable")
+    cycle = np.arange(rows.shape[1]) % stays.sum(axis=1, keepdims=True)
+    rows = np.take_along_axis(rows, np.take_along_axis(order, cycle, axis=1), axis=1)
+    renumbered = np.cumsum(keep, dtype=np.int32) - 1
+    return renumbered[rows].astype(np.int32)
+
+
+def save(path: str | Path, neighbors: Neighbors) -> None:
+    """Write a `.npz` file; a reader sees the old file or the whole new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = dataclasses.asdict(neighbors)
+    values["recall"] = np.nan if neighbors.recall is None else neighbors.recall
+    with _beside(path, ".partial").open("wb") as file:
+        np.savez(file, **values)
+    os.replace(_beside(path, ".partial"), path)
+
+
+def load(path: str | Path) -> Neighbors:
+    """Read what `save` wrote.
+
+    Raises:
+        DataError: the file is missing, damaged, or holds other shapes or dtypes than `Neighbors`.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            values = {field.name: file[field.name] for field in dataclasses.fields(Neighbors)}
+        # Strings and numbers are stored as arrays without a dimension.
+        values |= {name: array.item() for name, array in values.items() if array.ndim == 0}
+        values["recall"] = None if np.isnan(values["recall"]) else values["recall"]
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path}: not a readable neighbours file ({error}). Mine the neighbours again."
+        ) from error
+    _check(values["indices"], values["similarity"], path)
+    return Neighbors(**values)
+
+
+def _check(indices: np.ndarray, similarity: np.ndarray, path: str | Path) -> None:
+    kinds = indices.dtype == np.int32 and similarity.dtype == np.float32
+    if not kinds or indices.ndim != 2 or similarity.shape != indices.shape or not indices.size:
+        raise DataError(
+            f"{path}: expected indices int32 and similarity float32, both [N, K+1], got "
+            f"{indices.dtype} {indices.shape} and {similarity.dtype} {similarity.shape}."
+        )
+    count = len(indices)
+    if (indices < 0).any() or (indices >= count).any() or (indices[:, 0] != range(count)).any():
+        raise DataError(
+            f"{path}: indices: expected values in 0..{count - 1} with the image itself in column 0."
+        )
+
+
+def _choose(config: NeighborsConfig, count: int) -> tuple[str, str]:
+    if config.index != "auto":
+        return config.index, f"neighbors.index = {config.index}"
+    if count <= EXACT_UP_TO:
+        return "exact", f"auto: {count:,} images, exact search is quick up to {EXACT_UP_TO:,}"
+    return "annoy", f"auto: {count:,} images, exact search is slow above {EXACT_UP_TO:,}"
+
+
+def _unit_rows(features: np.ndarray) -> np.ndarray:
+    """Contiguous float32 [N, P] with rows of length 1, or DataError."""
+    features = np.ascontiguousarray(features, np.float32)
+    if features.ndim != 2:
+        raise DataError(f"features: expected [N, P], got the shape {list(features.shape)}.")
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
+    if len(bad):
+        raise DataError(
+            f"features: {len(bad)} of {len(features)} rows are zero or not finite, the first is "
+            f"row {bad[0]}. Check that the pretext training ended with a finite loss."
+        )
+    return features / norms
+
+
+def _annoy(
+    features: np.ndarray, config: NeighborsConfig, seed: int, path: Path | None
+) -> AnnoyIndex:
+    """Annoy's forest over the features, from `path` where it holds that same forest."""
+    index = AnnoyIndex(features.shape[1], "angular")
+    digest = hashlib.blake2b(features.data, digest_size=16).hexdigest()
+    shape = {"rows": features.shape[0], "columns": features.shape[1]}
+    stamp = {**shape, "n_trees": config.n_trees, "seed": seed, "features": digest}
+    if path is not None and _is_current(path, stamp):
+        index.load(str(path))
+        return index
+    index.set_seed(seed)
+    for row, vector in enumerate(features):
+        index.add_item(row, vector)
+    index.build(config.n_trees, n_jobs=-1)
+    if path is not None:
+        _keep(index, path, stamp)
+    return index
+
+
+def _is_current(path: Path, stamp: dict[str, object]) -> bool:
+    try:
+        known = json.loads(_beside(path, ".json").read_text(encoding="utf-8"))
+        return bool(known == {**stamp, "bytes": path.stat().st_size})
+    except (OSError, ValueError):
+        return False
+
+
+def _keep(index: AnnoyIndex, path: Path, stamp: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The stamp goes first and comes back last: it never describes another index than its own.
+    _beside(path, ".json").unlink(missing_ok=True)
+    index.save(str(_beside(path, ".partial")))
+    os.replace(_beside(path, ".partial"), path)
+    text = json.dumps({**stamp, "bytes": path.stat().st_size})
+    _beside(path, ".json").write_text(text, encoding="utf-8")
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+def _query(
+    index: AnnoyIndex, features: np.ndarray, k: int, search_k: int, progress: bool
+) -> np.ndarray:
+    """Annoy's candidates int32 [N, k]; threads help because its search releases the GIL."""
+    count = len(features)
+    found = np.full((count, k), -1, np.int32)
+
+    def search(rows: Iterable[int]) -> None:
+        for row in rows:
+            nearest = index.get_nns_by_item(row, k, search_k)
+            found[row, : len(nearest)] = nearest
+
+    chunks = [range(low, min(low + _CHUNK, count)) for low in range(0, count, _CHUNK)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in tqdm(pool.map(search, chunks), "annoy", len(chunks), disable=not progress):
+            pass
+    # With a small search_k a query can end with fewer than k candidates.
+    short = np.flatnonzero(found[:, -1] < 0)
+    if len(short):
+        found[short], _ = exact(features, features[short], k)
+    return found
+
+
+def _self_first(
+    features: np.ndarray, rows: np.ndarray, candidates: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put each row itself in column 0 and sort the other candidates by similarity.
+
+    Takes [Q, K+1] candidates. Where the row is not among them (duplicates outrank it), the
+    farthest one makes way.
+    """
+    indices = np.empty_like(candidates)
+    similarity = np.empty(candidates.shape, np.float32)
+    for low in range(0, len(rows), _CHUNK):
+        block = slice(low, low + _CHUNK)
+        own, near = rows[block], candidates[block].copy()
+        dots = np.einsum("qp,qkp->qk", features[own], features[near]).clip(-1, 1)
+        dots[near == own[:, None]] = np.inf  # above every similarity
+        missing = np.isfinite(dots).all(axis=1)
+        worst = dots.argmin(axis=1)
+        near[missing, worst[missing]], dots[missing, worst[missing]] = own[missing], np.inf
+        order = np.argsort(-dots, axis=1, kind="stable")
+        indices[block] = np.take_along_axis(near, order, axis=1)
+        similarity[block] = np.take_along_axis(dots, order, axis=1)
+    similarity[:, 0] = 1.0
+    return indices, similarity
+
+
+def _recall(features: np.ndarray, similarity: np.ndarray, sample: int, seed: int) -> float:
+    """Share of neighbours at least as similar as the K-th exact one, which counts ties as hits."""
+    count, columns = similarity.shape
+    rows = np.random.default_rng(seed).choice(count, min(sample, count), replace=False)
+    candidates, _ = exact(features, features[rows], columns)
+    _, best = _self_first(features, rows, candidates)
+    # The sums of the same product may differ in the last bit.
+    return float((similarity[rows, 1:] >= best[:, -1:] - 1e-6).mean())
