@@ -1,0 +1,389 @@
+"""Scores of features and clusterings (SCAN, section 3; reference numbers in the README).
+
+Labels appear in this module only. NumPy, SciPy and scikit-learn do the work; everything that
+would need N x N values runs in blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
+
+from scan_tf.errors import DataError
+
+# k-means fits on a random subset of the images above this many values (128 MiB of float32).
+KMEANS_FIT_VALUES = 2**25
+_BLOCK = 500
+
+
+def cluster_scores(
+    labels: np.ndarray | None,
+    clusters: np.ndarray,
+    *,
+    num_clusters: int,
+    num_classes: int | None,
+    probs: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Score a clustering, against labels where there are any.
+
+    ACC is the accuracy after mapping clusters to classes: one to one by Hungarian matching, or by
+    majority vote where there are more clusters than classes (SCAN, section 3.4). NMI (arithmetic
+    mean) and ARI compare the raw cluster ids.
+
+    Args:
+        labels: int64 [N] in 0..num_classes-1, or None.
+        clusters: int [N] in 0..num_clusters-1.
+        num_clusters: C.
+        num_classes: needed with labels.
+        probs: float32 [N, C], rows sum to 1.
+
+    Returns:
+        acc, nmi, ari: 0..1, None without labels. top5: share of images whose class is mapped to
+        one of their 5 most probable clusters, None without `probs`, below 5 clusters and with
+        the majority vote. matching: "hungarian", "majority_vote" or None. mapping: the class of
+        each cluster, None for an empty one under the majority vote. num_clusters_used,
+        cluster_sizes; with `probs` also mean_confidence, and mean_entropy: the entropy in nats of
+        the mean prediction (at most ln C).
+
+    Raises:
+        DataError: lengths differ, or values are out of range.
+    """
+    clusters = _ids(clusters, num_clusters, "clusters")
+    sizes = np.bincount(clusters, minlength=num_clusters)
+    scores: dict[str, Any] = dict.fromkeys(("acc", "nmi", "ari", "top5", "matching", "mapping"))
+    if labels is not None and num_classes is not None:
+        labels = _ids(labels, num_classes, "labels")
+        _same_length(labels=labels, clusters=clusters)
+        mapping, scores["matching"] = match(labels, clusters, num_clusters, num_classes)
+        scores["mapping"] = mapping
+        scores["acc"] = float((to_classes(clusters, mapping) == labels).mean())
+        scores["nmi"] = float(normalized_mutual_info_score(labels, clusters))
+        scores["ari"] = float(adjusted_rand_score(labels, clusters))
+        if probs is not None and num_clusters >= 5 and scores["matching"] == "hungarian":
+            _same_length(labels=labels, probs=probs)
+            scores["top5"] = _top5(labels, probs, mapping)
+    scores["num_clusters_used"] = int((sizes > 0).sum())
+    scores["cluster_sizes"] = sizes.tolist()
+    if probs is not None:
+        scores["mean_confidence"] = float(probs.max(axis=1).mean())
+        scores["mean_entropy"] = _entropy(probs.mean(axis=0, dtype=np.float64))
+    return scores
+
+
+def match(
+    labels: np.ndarray, clusters: np.ndarray, num_clusters: int, num_classes: int
+) -> tuple[list[int | None], str]:
+    """Map clusters to classes: the list cluster -> class (None: unknown), and how it was made.
+
+    Up to as many clusters as classes, the one-to-one mapping with the most hits ("hungarian"; the
+    class of an empty cluster is whatever is left). With more clusters, the commonest class of
+    each ("majority_vote"): only this lets several clusters share a class.
+    """
+    votes = np.zeros((num_clusters, num_classes), np.int64)
+    np.add.at(votes, (clusters, labels), 1)
+    if num_clusters <= num_classes:
+        return linear_sum_assignment(votes, maximize=True)[1].tolist(), "hungarian"
+    return [int(row.argmax()) if row.any() else None for row in votes], "majority_vote"
+
+
+def to_classes(clusters: np.ndarray, mapping: Sequence[int | None]) -> np.ndarray:
+    """The class int64 [N] of each image by a `mapping` of `match`; -1 where it has none."""
+    table = np.array([-1 if c is None else c for c in mapping], np.int64)
+    return np.asarray(table[clusters])
+
+
+def confusion(labels: np.ndarray, predicted_classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Confusion matrix int64 [num_classes, num_classes], rows are the true classes.
+
+    Images whose predicted class is -1 (of a cluster without a class) are left out.
+
+    Raises:
+        DataError: lengths differ, or values are out of range.
+    """
+    _same_length(labels=labels, predicted_classes=predicted_classes)
+    known = predicted_classes != -1
+    true = _ids(labels, num_classes, "labels")[known]
+    predicted = _ids(predicted_classes[known], num_classes, "predicted_classes", some=False)
+    pairs = np.bincount(true * num_classes + predicted, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes)
+
+
+def selection_loss(probs: np.ndarray, neighbor_indices: np.ndarray) -> tuple[float, float, float]:
+    """The label-free loss by which epoch and head are chosen; the lowest is best.
+
+    As the official configuration does: the consistency over the neighbours, the image itself
+    included, minus 1.0 times the entropy of the mean prediction (lambda is not applied).
+
+    Args:
+        probs: float32 [N, C], rows sum to 1.
+        neighbor_indices: int [N, K+1] into the same N images.
+
+    Returns:
+        total, consistency, entropy; total = consistency - entropy.
+
+    Raises:
+        DataError: lengths differ.
+    """
+    _same_length(probs=probs, neighbor_indices=neighbor_indices)
+    loss = 0.0
+    for low in range(0, len(probs), _BLOCK):
+        rows = slice(low, low + _BLOCK)
+        dots = np.einsum("nc,nkc->nk", probs[rows], probs[neighbor_indices[rows]])
+        with np.errstate(divide="ignore"):
+            # The official loss is a binary cross-entropy, which clamps the logarithm at -100.
+            loss -= float(np.maximum(np.log(dots), -100.0).sum(dtype=np.float64))
+    consistency = loss / neighbor_indices.size
+    entropy = _entropy(probs.mean(axis=0, dtype=np.float64))
+    return consistency - entropy, consistency, entropy
+
+
+def knn_predict(
+    bank: np.ndarray,
+    bank_labels: np.ndarray,
+    queries: np.ndarray,
+    *,
+    k: int = 100,
+    temperature: float = 0.1,
+    num_classes: int,
+    leave_one_out: bool = False,
+) -> np.ndarray:
+    """Classify by the weighted vote of the `k` nearest features (Wu et al., 2018).
+
+    A neighbour's weight is exp(similarity / temperature); 100 and 0.1 are the official ones.
+
+    Args:
+        bank: float32 [N, P], unit rows.
+        bank_labels: int64 [N].
+        queries: float32 [Q, P], unit rows.
+        k: neighbours that vote, at most all.
+        temperature: smaller gives the nearest more weight.
+        num_classes: number of classes.
+        leave_one_out: the queries are the bank, and no image votes for itself.
+
+    Returns:
+        int64 [Q] classes.
+
+    Raises:
+        DataError: no neighbour is left, lengths differ, or labels are out of range.
+    """
+    _same_length(bank=bank, bank_labels=bank_labels)
+    bank_labels = _ids(bank_labels, num_classes, "bank_labels")
+    if leave_one_out:
+        _same_length(bank=bank, queries=queries)
+    k = min(k, len(bank) - leave_one_out)
+    if k < 1:
+        raise DataError(
+            f"kNN needs k >= 1 and another image in the bank, got {len(bank)} image(s)."
+        )
+    predicted = np.empty(len(queries), np.int64)
+    for low in range(0, len(queries), _BLOCK):
+        similarity = queries[low : low + _BLOCK] @ bank.T
+        rows = np.arange(len(similarity))[:, None]
+        if leave_one_out:
+            similarity[rows[:, 0], low + rows[:, 0]] = -np.inf
+        near = np.argpartition(similarity, -k, axis=1)[:, -k:]
+        votes = np.zeros((len(rows), num_classes))
+        # A cosine is at most 1: subtracting it scales all weights alike and cannot overflow.
+        np.add.at(
+            votes, (rows, bank_labels[near]), np.exp((similarity[rows, near] - 1) / temperature)
+        )
+        predicted[low : low + _BLOCK] = votes.argmax(axis=1)
+    return predicted
+
+
+def knn_accuracy(
+    bank: np.ndarray,
+    bank_labels: np.ndarray,
+    queries: np.ndarray,
+    query_labels: np.ndarray,
+    *,
+    k: int = 100,
+    temperature: float = 0.1,
+    num_classes: int,
+    leave_one_out: bool = False,
+) -> float:
+    """Accuracy in 0..1 of `knn_predict`, which see for arguments and errors."""
+    _same_length(queries=queries, query_labels=query_labels)
+    predicted = knn_predict(
+        bank,
+        bank_labels,
+        queries,
+        k=k,
+        temperature=temperature,
+        num_classes=num_classes,
+        leave_one_out=leave_one_out,
+    )
+    return float((predicted == query_labels).mean())
+
+
+def purity_by_k(indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Share of the first 1, 2, ... K neighbours with the image's own label, float64 [K].
+
+    Column 0 of `indices` int [N, K+1], the image itself, does not count (SCAN, figure 2).
+    """
+    _same_length(indices=indices, labels=labels)
+    same = (labels[indices[:, 1:]] == labels[:, None]).mean(axis=0)
+    return np.asarray(np.cumsum(same) / np.arange(1, len(same) + 1))
+
+
+def neighbor_purity(indices: np.ndarray, labels: np.ndarray) -> float:
+    """Share of all neighbours, column 0 left out, with the image's own label, 0..1."""
+    return float(purity_by_k(indices, labels)[-1])
+
+
+def kmeans_scores(
+    train_features: np.ndarray,
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_clusters: int,
+    num_classes: int,
+    restarts: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The k-means baseline: fit on the train features, score on the evaluation ones.
+
+    Args:
+        train_features: float32 [N, P] or uint8 (scaled to 0..1); further axes are flattened.
+        features: as `train_features`, [M, P].
+        labels: int64 [M].
+        num_clusters: clusters to fit.
+        num_classes: classes in `labels`.
+        restarts: single k-means++ runs with the seeds seed, seed+1, ...
+        seed: of the first run.
+
+    Returns:
+        acc, nmi, ari: means over the restarts; acc_std, nmi_std, ari_std: standard deviations
+        (divisor restarts-1; 0 for one); num_clusters_used: the mean; matching, restarts; and
+        fit_images: on how many train images (drawn once, at random) it was fit.
+
+    Raises:
+        DataError: fewer train images than clusters, or lengths differ.
+    """
+    columns = int(np.prod(train_features.shape[1:]))
+    count = min(len(train_features), max(KMEANS_FIT_VALUES // columns, 10 * num_clusters))
+    if count < num_clusters:
+        raise DataError(f"k-means with {num_clusters} clusters got {count} images to fit on.")
+    fit = np.random.default_rng(seed).permutation(len(train_features))[:count]
+    fit_values = _as_rows(train_features[np.sort(fit)])
+    runs = []
+    for run in range(restarts):
+        model = KMeans(num_clusters, n_init=1, random_state=seed + run).fit(fit_values)
+        clusters = _predict(model, features)
+        runs.append(
+            cluster_scores(labels, clusters, num_clusters=num_clusters, num_classes=num_classes)
+        )
+    result: dict[str, Any] = {"matching": runs[0]["matching"], "restarts": restarts}
+    for key in ("acc", "nmi", "ari", "num_clusters_used"):
+        result[key] = float(np.mean([run[key] for run in runs]))
+    for key in ("acc", "nmi", "ari"):
+        result[f"{key}_std"] = float(np.std([run[key] for run in runs], ddof=min(1, restarts - 1)))
+    return {**result, "fit_images": count}
+
+
+def prototypes(probs: np.ndarray, features: np.ndarray, per_cluster: int = 10) -> np.ndarray:
+    """The image that stands for each cluster (SCAN, section 3.4 and figure 6).
+
+    Among the `per_cluster` most confident images of the cluster, the one nearest to the mean of
+    their backbone features.
+
+    Args:
+        probs: float32 [N, C].
+        features: float32 [N, D].
+        per_cluster: how many images make the mean.
+
+    Returns:
+        int64 [C] indices of images; -1 for a cluster without images.
+
+    Raises:
+        DataError: lengths differ.
+    """
+    _same_length(probs=probs, features=features)
+    clusters, confidence = probs.argmax(axis=1), probs.max(axis=1)
+    chosen = np.full(probs.shape[1], -1, np.int64)
+    for cluster in np.unique(clusters):
+        members = np.flatnonzero(clusters == cluster)
+        top = members[np.argsort(-confidence[members], kind="stable")[:per_cluster]]
+        distance = np.linalg.norm(features[top] - features[top].mean(axis=0), axis=1)
+        chosen[cluster] = top[distance.argmin()]
+    return chosen
+
+
+def without_labels(
+    probs: np.ndarray, features: np.ndarray, *, seed: int = 0, sample: int = 2000
+) -> dict[str, Any]:
+    """What can be said of a clustering without labels.
+
+    Args:
+        probs: float32 [N, C].
+        features: float32 [N, D], for the silhouette.
+        seed: of the sample for the silhouette.
+        sample: images in that sample.
+
+    Returns:
+        cluster_sizes, num_clusters_used, mean_confidence, confident (share of images above 0.99,
+        the threshold of self-labelling), size_entropy (nats, at most ln C), silhouette (-1..1;
+        None where the sample holds fewer than two clusters, or only single images).
+
+    Raises:
+        DataError: lengths differ.
+    """
+    _same_length(probs=probs, features=features)
+    clusters, confidence = probs.argmax(axis=1), probs.max(axis=1)
+    sizes = np.bincount(clusters, minlength=probs.shape[1])
+    rows = np.random.default_rng(seed).permutation(len(probs))[:sample]
+    seen = len(np.unique(clusters[rows]))
+    possible = 2 <= seen < len(rows)
+    return {
+        "cluster_sizes": sizes.tolist(),
+        "num_clusters_used": int((sizes > 0).sum()),
+        "mean_confidence": float(confidence.mean()),
+        "confident": float((confidence > 0.99).mean()),
+        "size_entropy": _entropy(sizes / len(probs)),
+        "silhouette": float(silhouette_score(features[rows], clusters[rows])) if possible else None,
+    }
+
+
+def _top5(labels: np.ndarray, probs: np.ndarray, mapping: Sequence[int | None]) -> float:
+    top = np.argpartition(probs, -5, axis=1)[:, -5:]
+    return float((to_classes(top, mapping) == labels[:, None]).any(axis=1).mean())
+
+
+def _entropy(distribution: np.ndarray) -> float:
+    """Entropy in nats, clamped at 1e-8 as the official loss does."""
+    clamped = np.maximum(distribution, 1e-8)
+    return float(-(clamped * np.log(clamped)).sum())
+
+
+def _as_rows(images: np.ndarray) -> np.ndarray:
+    rows = images.reshape(len(images), -1)
+    return rows.astype(np.float32) / 255 if images.dtype == np.uint8 else rows.astype(np.float32)
+
+
+def _predict(model: KMeans, features: np.ndarray) -> np.ndarray:
+    block = 4096
+    blocks = (features[low : low + block] for low in range(0, len(features), block))
+    return np.concatenate([model.predict(_as_rows(part)) for part in blocks])
+
+
+def _ids(values: np.ndarray, count: int, name: str, *, some: bool = True) -> np.ndarray:
+    """The values as int64 [N] after checking that they lie in 0..count-1."""
+    values = np.asarray(values)
+    if values.ndim != 1 or values.dtype.kind not in "iu" or (some and not len(values)):
+        raise DataError(f"{name}: expected integers [N], got {values.dtype} {list(values.shape)}.")
+    if len(values) and not 0 <= values.min() <= values.max() < count:
+        raise DataError(
+            f"{name}: expected values in 0..{count - 1}, got {values.min()}..{values.max()}."
+        )
+    return values.astype(np.int64)
+
+
+def _same_length(**arrays: np.ndarray) -> None:
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"expected as many rows in each of these, got {lengths}.")
