@@ -57,10 +57,8 @@ class ImageSet:
     def __post_init__(self) -> None:
         """Check that the parts fit together. Raises DataError."""
         images, count = self.images, len(self.images)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (
-            *images.shape[1:2] * 2,
-            3,
-        ):
+        square = images.ndim == 4 and images.shape[1] == images.shape[2]
+        if images.dtype != np.uint8 or not square or images.shape[3] != 3:
             raise DataError(
                 f"{self.name}: images must be uint8 [N, S, S, 3], "
                 f"got {images.dtype} {list(images.shape)}."

@@ -24,18 +24,5 @@ STD = (0.2023, 0.1994, 0.2010)
 
 
 def load(config: DataConfig, split: data.Split) -> data.ImageSet | None:
-    """Load a split; "pretext" is "train". Raises MissingDataError when it is not prepared."""
-    builder = tfds_any.open_builder("cifar10", config.path)
-    stored = "test" if split == "test" else "train"
-    if stored not in builder.info.splits:
-        return None
-    arrays = tfds_any.read(builder, (stored,), size=config.image_size)
-    return data.ImageSet(
-        name="cifar10",
-        split=split,
-        images=arrays.images,
-        labels=arrays.labels,
-        class_names=arrays.class_names,
-        mean=MEAN,
-        std=STD,
-    )
+    """Load a split; "pretext" is "train". Raises MissingDataError: not prepared."""
+    return tfds_any.load_set("cifar10", config, split, mean=MEAN, std=STD)

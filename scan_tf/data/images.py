@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def allocate(count: int, size: int) -> np.ndarray:
 def list_images(paths: Iterable[str | Path]) -> list[Path]:
     """All image files among `paths`, folders searched with their sub-folders, sorted, once each.
 
-    A file is an image by its extension, in upper or lower case; hidden files are left out. A file
-    that is named itself is taken whatever its extension.
+    A file is an image by its extension, in upper or lower case; hidden files and folders are left
+    out, links to folders are followed. A file that is named itself is taken whatever its extension.
 
     Raises:
         MissingDataError: a path does not exist.
@@ -41,17 +42,22 @@ def list_images(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise MissingDataError(f"{path}: no such file or folder.")
-        if path.is_dir():
-            found.update(
-                p
-                for p in path.rglob("*")
-                if p.suffix.lower() in SUFFIXES
-                and p.is_file()
-                and not any(part.startswith(".") for part in p.relative_to(path).parts)
-            )
-        else:
-            found.add(path)
+        found.update(_walk(path) if path.is_dir() else [path])
     return sorted(found)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    visited: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        # A link to a folder above would be followed for ever.
+        if (real := os.path.realpath(folder)) in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = sorted(s for s in subfolders if s[0] != ".")
+        for file in files:
+            if file[0] != "." and os.path.splitext(file)[1].lower() in SUFFIXES:
+                yield Path(folder, file)
 
 
 def read_image(path: str | Path) -> np.ndarray:

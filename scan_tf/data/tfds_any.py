@@ -7,6 +7,7 @@ is the same on every machine and in every run: shards are read one after the oth
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -31,29 +32,65 @@ class Arrays:
 
 
 def load(config: DataConfig, split: data.Split) -> data.ImageSet | None:
-    """Load `config.name` from tensorflow-datasets; its test split may be called validation.
-
-    Normalised with the statistics of ImageNet. "pretext" is "train".
+    """Load `config.name`, normalised with the statistics of ImageNet.
 
     Raises:
         ConfigError: tensorflow-datasets has no such set, or it holds no images.
         MissingDataError: the set is not prepared on this machine.
     """
-    name = config.name.removeprefix("tfds:")
-    builder = open_builder(name, config.path)
-    wanted = ("test", "validation") if split == "test" else ("train",)
-    found = next((s for s in wanted if s in builder.info.splits), None)
-    if found is None:
-        return None
-    arrays = read(builder, (found,), size=config.image_size)
-    return data.ImageSet(
+    builder_name = config.name.removeprefix("tfds:")
+    return load_set(
+        builder_name,
+        config,
+        split,
         name=config.name,
+        mean=data.IMAGENET_MEAN,
+        std=data.IMAGENET_STD,
+    )
+
+
+def load_set(
+    builder_name: str,
+    config: DataConfig,
+    split: data.Split,
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    name: str | None = None,
+    label: str = "label",
+) -> data.ImageSet | None:
+    """One split of the set `builder_name` as an ImageSet.
+
+    "pretext" is train, followed by the unlabelled images where there are any; "test" may be called
+    validation. None when the set has no such split.
+
+    Args:
+        builder_name: name in tensorflow-datasets.
+        config: gives the data directory and the image size.
+        split: which split.
+        mean: of the images in 0..1.
+        std: of the images in 0..1.
+        name: what the ImageSet is called; None: as the builder.
+        label: the feature that holds the label.
+
+    Raises:
+        ConfigError: tensorflow-datasets has no such set, or it holds no images.
+        DataError: the files of the set are damaged.
+        MissingDataError: the set is not prepared on this machine.
+    """
+    builder = open_builder(builder_name, config.path)
+    stored = _stored_splits(split, builder.info.splits)
+    if not stored:
+        return None
+    arrays = read(builder, stored, size=config.image_size, label=label)
+    return data.ImageSet(
+        name=name or builder_name,
         split=split,
         images=arrays.images,
         labels=arrays.labels,
         class_names=arrays.class_names,
-        mean=data.IMAGENET_MEAN,
-        std=data.IMAGENET_STD,
+        mean=mean,
+        std=std,
     )
 
 
@@ -61,7 +98,7 @@ def open_builder(name: str, data_dir: str | None) -> Any:
     """The tfds builder of a set that is prepared in `data_dir` (None: the default of tfds).
 
     Raises:
-        ConfigError: tensorflow-datasets has no such set.
+        ConfigError: tensorflow-datasets has no such set, or it holds no images.
         MissingDataError: the set is not prepared; the message names the two ways to do it.
     """
     import tensorflow_datasets as tfds
@@ -74,6 +111,7 @@ def open_builder(name: str, data_dir: str | None) -> Any:
             "tensorflow-datasets work too; for your own images use data.name: folder with "
             "data.path: FOLDER."
         ) from error
+    _image_key(builder)
     if not builder.is_prepared():
         raise MissingDataError(_how_to_prepare(name, data_dir, builder.data_path))
     return builder
@@ -91,8 +129,7 @@ def read(
         label: the feature that holds the label.
 
     Raises:
-        ConfigError: the set holds no image feature.
-        DataError: the files cannot be read.
+        DataError: the files of the set are damaged.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -100,28 +137,42 @@ def read(
 
     image, has_label = _image_key(builder), _is_label(builder, label)
     size = size or _native_size(builder.info.features[image].shape)
-    count = sum(builder.info.splits[s].num_examples for s in splits)
-    images, labels = allocate(count, size), np.empty(count, np.int64)
 
     def fit(example: dict[str, Any]) -> tuple[Any, Any]:
         pixels = resize_and_crop(_to_rgb(example[image]), size)
         return pixels, example[label] if has_label else tf.constant(-1, tf.int64)
 
-    # Read shard after shard: the default mixes sixteen of them.
+    # Shard after shard: the default mixes sixteen of them.
     order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    done = 0
+    stored = builder.as_dataset(split="+".join(splits), shuffle_files=False, read_config=order)
+    batches = stored.map(fit, num_parallel_calls=tf.data.AUTOTUNE).batch(_BATCH).prefetch(2)
+
+    # Filled batch by batch, so that nothing is held twice.
+    count = sum(builder.info.splits[s].num_examples for s in splits)
+    images, labels, done = allocate(count, size), np.empty(count, np.int64), 0
     with tqdm(total=count, desc=f"reading {builder.name}", disable=None, leave=False) as bar:
-        for split in splits:
-            examples = builder.as_dataset(split=split, shuffle_files=False, read_config=order)
-            examples = examples.map(fit, num_parallel_calls=tf.data.AUTOTUNE)
-            for pixels, ids in examples.batch(_BATCH).prefetch(2).as_numpy_iterator():
+        try:
+            for pixels, ids in batches.as_numpy_iterator():
                 images[done : done + len(ids)], labels[done : done + len(ids)] = pixels, ids
                 done += len(ids)
                 bar.update(len(ids))
-    if done != count:
-        raise DataError(f"{builder.data_path}: {done} images, its dataset_info says {count}.")
+        except tf.errors.OpError as error:
+            raise DataError(
+                f"{builder.data_path}: damaged after {done} of {count} images ({error.message}). "
+                "Remove that folder and prepare the set again."
+            ) from error
     names = tuple(builder.info.features[label].names or ()) if has_label else ()
-    return Arrays(images, labels if names else None, names)
+    return Arrays(images, labels if has_label and labels.min() >= 0 else None, names)
+
+
+def _stored_splits(split: data.Split, known: Collection[str]) -> tuple[str, ...]:
+    """What the splits are called in the set; () where it has no such split."""
+    if split == "test":
+        return tuple(s for s in ("test", "validation") if s in known)[:1]
+    if "train" not in known:
+        return ()
+    extra = ("unlabelled",) if split == "pretext" and "unlabelled" in known else ()
+    return ("train", *extra)
 
 
 def _image_key(builder: Any) -> str:
