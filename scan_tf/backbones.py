@@ -32,9 +32,7 @@ def build(config: ModelConfig, *, dtype: str, image_size: int = 32) -> ResNet:
         image_size: side of the images for which it is built; the network takes other sides too.
     """
     blocks, bottleneck = _LAYOUTS[config.backbone]
-    model = ResNet(
-        blocks, bottleneck=bottleneck, stem=config.stem, width=config.width, dtype=dtype
-    )
+    model = ResNet(blocks, bottleneck=bottleneck, stem=config.stem, width=config.width, dtype=dtype)
     model(tf.zeros([1, image_size, image_size, 3]))
     return model
 
