@@ -46,6 +46,65 @@ class Section:
             object.__setattr__(self, field.name, value)
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known name, and all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Available: {', '.join(known)}."
+
+
+def _coerce(hint: Any, value: Any, path: str) -> Any:
+    """`value` as `hint` asks, without guessing: a bool is no int, an int may serve as a float."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, path)
+    if origin is Literal:
+        if value in args and not isinstance(value, bool):
+            return value
+        hint_text = did_you_mean(str(value), map(str, args))
+        raise ConfigError(f"{path}: {_show(value)} is not a choice. {hint_text}")
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or len(value) != len(args):
+            raise ConfigError(f"{path}: expected {len(args)} values, got {_show(value)}.")
+        parts = zip(args, value, strict=True)
+        return tuple(_coerce(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(parts))
+    if hint is float:
+        # YAML 1.1 reads 1e-4 (no dot) as a string.
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+            return float(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{path}: expected {_kind(hint)}, got {_show(value)}.")
+    if hint is float and value != value:
+        raise ConfigError(f"{path}: expected a number, got {_show(value)}.")
+    return value
+
+
+def _check_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
+    if not isinstance(value, (int, float)):
+        return
+    low, high, above = (bounds.get(k) for k in ("low", "high", "above"))
+    if low is not None and value < low:
+        raise ConfigError(f"{path}: must be at least {low}, got {value}.")
+    if above is not None and value <= above:
+        raise ConfigError(f"{path}: must be greater than {above}, got {value}.")
+    if high is not None and value > high:
+        raise ConfigError(f"{path}: must be at most {high}, got {value}.")
+
+
+def _kind(hint: Any) -> str:
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _show(value: Any) -> str:
+    return f"{value!r} ({type(value).__name__})"
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Section):
     """Which images. `path` is a folder of images, or the data directory of tensorflow-datasets."""
@@ -264,14 +323,6 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known name, and all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
-    return f"{hint}Available: {', '.join(known)}."
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -351,54 +402,3 @@ def _build(cls: type, tree: Any, path: str, special: Mapping[str, type]) -> Any:
 def _default(cls: type, key: str, kind: Any) -> Any:
     default = {f.name: f.default for f in dataclasses.fields(cls)}[key]
     return default if type(default) is kind else kind()
-
-
-def _coerce(hint: Any, value: Any, path: str) -> Any:
-    """`value` as `hint` asks, without guessing: a bool is no int, an int may serve as a float."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        return _coerce(next(a for a in args if a is not type(None)), value, path)
-    if origin is Literal:
-        if value in args and not isinstance(value, bool):
-            return value
-        hint_text = did_you_mean(str(value), map(str, args))
-        raise ConfigError(f"{path}: {_show(value)} is not a choice. {hint_text}")
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) != len(args):
-            raise ConfigError(f"{path}: expected {len(args)} values, got {_show(value)}.")
-        parts = zip(args, value, strict=True)
-        return tuple(_coerce(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(parts))
-    if hint is float:
-        # YAML 1.1 reads 1e-4 (no dot) as a string.
-        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-            return float(value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{path}: expected {_kind(hint)}, got {_show(value)}.")
-    if hint is float and value != value:
-        raise ConfigError(f"{path}: expected a number, got {_show(value)}.")
-    return value
-
-
-def _check_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
-    if not isinstance(value, (int, float)):
-        return
-    low, high, above = (bounds.get(k) for k in ("low", "high", "above"))
-    if low is not None and value < low:
-        raise ConfigError(f"{path}: must be at least {low}, got {value}.")
-    if above is not None and value <= above:
-        raise ConfigError(f"{path}: must be greater than {above}, got {value}.")
-    if high is not None and value > high:
-        raise ConfigError(f"{path}: must be at most {high}, got {value}.")
-
-
-def _kind(hint: Any) -> str:
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
-    return names.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def _show(value: Any) -> str:
-    return f"{value!r} ({type(value).__name__})"

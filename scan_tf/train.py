@@ -1,0 +1,248 @@
+"""THE training loop: one compiled update, sequenced by Python.
+
+    batch -> loss -> gradients -> optimizer -> after_update -> metrics
+
+It runs every stage. Metrics stay on the device until a log step. A checkpoint holds the step and
+every variable, and the batches are a pure function of the step, so an interrupted run that goes
+on ends with the same weights, bit for bit, as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from scan_tf import checkpoint
+from scan_tf.config import RuntimeConfig, TrainConfig
+from scan_tf.device import Device
+from scan_tf.errors import Interrupted, TrainingError
+from scan_tf.loader import Inputs
+from scan_tf.optim import Optimizer, Schedule
+from scan_tf.task import Task
+
+
+class Batches(Protocol):
+    """What the loop needs of a loader."""
+
+    steps_per_epoch: int
+
+    def inputs(self, start: int, stop: int) -> Iterator[Inputs]:
+        """Plain data of each step."""
+
+    def prepare(self, inputs: Inputs) -> dict[str, tf.Tensor]:
+        """Graph code that makes the task's batch."""
+
+
+class EpochHook(Protocol):
+    """Called after every epoch; `record` is JSON-able and travels with the checkpoint."""
+
+    record: dict[str, Any]
+
+    def __call__(self, epoch: int) -> dict[str, float]:
+        """Metrics of the epoch (counted from 1) to log."""
+
+
+class Trainer:
+    """One training stage.
+
+    Args:
+        task: what to minimise.
+        loader: where batches come from.
+        config: epochs and optimiser.
+        directory: receives `metrics.jsonl`, `ckpt/` and `tensorboard/`.
+        runtime: logging and checkpointing.
+        device: whether the step is compiled by XLA.
+        hook: called after every epoch.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        loader: Batches,
+        config: TrainConfig,
+        directory: Path,
+        *,
+        runtime: RuntimeConfig,
+        device: Device,
+        hook: EpochHook | None = None,
+    ):
+        self.task, self.loader, self.config = task, loader, config
+        self.directory, self.runtime, self.hook = directory, runtime, hook
+        self.optimizer = Optimizer(config.optimizer, task.trainable_variables)
+        self.schedule = Schedule(
+            config.optimizer, epochs=config.epochs, steps_per_epoch=loader.steps_per_epoch
+        )
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.total_steps = config.epochs * loader.steps_per_epoch
+        self._update = tf.function(self.update, jit_compile=device.jit_step)
+        self._window: list[dict[str, Any]] = []
+        self._checkpoint = directory / "ckpt" / "state.npz"
+        self._log = directory / "metrics.jsonl"
+
+    def update(self, inputs: Inputs) -> dict[str, tf.Tensor]:
+        """One step of training; the one place where variables change. Graph code."""
+        batch = self.loader.prepare(inputs)
+        variables = self.optimizer.variables
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            loss, metrics = self.task.loss(batch)
+        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+        rate = self.schedule(self.step)
+
+        def apply() -> tf.Tensor:
+            self.optimizer.apply(gradients, rate)
+            self.task.after_update(batch)
+            return tf.constant(True)
+
+        if "skipped" in metrics:
+            tf.cond(metrics["skipped"] > 0, lambda: tf.constant(False), apply)
+        else:
+            apply()
+        self.step.assign_add(1)
+        return {"loss": loss, **metrics, "lr": rate}
+
+    def run(self) -> None:
+        """Train to the end, from the last checkpoint where there is one.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; the state has been saved.
+            TrainingError: the loss is not finite.
+        """
+        start = self._restore()
+        steps_per_epoch = self.loader.steps_per_epoch
+        saved = time.monotonic()
+        with _Signals() as signals, self._progress(start) as bar, self._writer() as writer:
+            for step, inputs in enumerate(self.loader.inputs(start, self.total_steps), start + 1):
+                self._window.append(self._update(inputs))
+                bar.update()
+                epoch, position = divmod(step, steps_per_epoch)
+                if step % self.runtime.log_every == 0 or position == 0:
+                    row = self._means(step)
+                    if position == 0 and self.hook is not None:
+                        row |= self.hook(epoch)
+                    self._write(row, bar, writer)
+                due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
+                if due or signals.received or step == self.total_steps:
+                    self._save(step)
+                    saved = time.monotonic()
+                if signals.received and step < self.total_steps:
+                    raise Interrupted(
+                        signals.received,
+                        f"Stopped at step {step} of {self.total_steps}; saved in {self.directory}. "
+                        "Run the same command to go on.",
+                    )
+
+    @property
+    def _state(self) -> list[Any]:
+        return [self.step, *self.task.state, *self.optimizer.state]
+
+    def _save(self, step: int) -> None:
+        window = [_scalars(m) for m in self._window]
+        self._window = list(window)
+        extra = {"window": window, "hook": self.hook.record if self.hook else {}}
+        checkpoint.save_state(self._checkpoint, self._state, step=step, extra=extra)
+
+    def _restore(self) -> int:
+        step = 0
+        if self._checkpoint.exists():
+            step, extra = checkpoint.restore_state(self._checkpoint, self._state)
+            self._window = extra["window"]
+            if self.hook is not None:
+                self.hook.record.update(extra["hook"])
+        rows = [r for r in read_metrics(self._log) if r["step"] <= step]
+        checkpoint.write_text(self._log, "".join(json.dumps(r) + "\n" for r in rows))
+        return step
+
+    def _means(self, step: int) -> dict[str, float]:
+        """Means of the metrics since the last log; refuses a loss that is not finite."""
+        rows = [_scalars(m) for m in self._window]
+        self._window = []
+        if not all(math.isfinite(r["loss"]) for r in rows):
+            raise TrainingError(
+                f"The loss is not finite between steps {step - len(rows) + 1} and {step}. "
+                "Lower optimizer.lr, set optimizer.clip_norm, or use runtime.dtype=float32; the "
+                f"last checkpoint in {self._checkpoint.parent} is from before."
+            )
+        epoch = round(step / self.loader.steps_per_epoch, 4)
+        means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+        return {"step": step, "epoch": epoch, **means}
+
+    def _write(
+        self, row: dict[str, float], bar: tqdm, writer: tf.summary.SummaryWriter | None
+    ) -> None:
+        with open(self._log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "epoch", "lr")]
+        bar.set_postfix_str(" ".join(shown), refresh=False)
+        if writer is not None:
+            with writer.as_default(step=int(row["step"])):
+                for name, value in row.items():
+                    tf.summary.scalar(name, value)
+
+    def _progress(self, start: int) -> tqdm:
+        return tqdm(
+            total=self.total_steps,
+            initial=start,
+            desc=self.directory.name,
+            unit="step",
+            disable=not self.runtime.progress,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+        )
+
+    @contextlib.contextmanager
+    def _writer(self) -> Iterator[tf.summary.SummaryWriter | None]:
+        if not self.runtime.tensorboard:
+            yield None
+            return
+        writer = tf.summary.create_file_writer(str(self.directory / "tensorboard"))
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; a last line that was cut off by a kill is dropped."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+class _Signals:
+    """Notes SIGINT and SIGTERM while it is entered, so that the step can end first."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.received = number
+
+
+def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in metrics.items()}
