@@ -5,6 +5,8 @@ Both compute in float32 whatever the dtype of the backbone: their outputs go int
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -21,6 +23,11 @@ class ProjectionHead(keras.Model):
         super().__init__(name="projection", dtype="float32")
         self.hidden = Linear(hidden, name="hidden", dtype="float32")
         self.out = Linear(dim, name="out", dtype="float32")
+
+    def build(self, input_shape: Any) -> None:
+        """Create the variables for features of shape (None, D)."""
+        self.hidden.build(input_shape)
+        self.out.build((None, self.hidden.units))
 
     def call(self, features: tf.Tensor) -> tf.Tensor:
         """Project features [B,D] to f32 [B,P] with rows of length 1."""
@@ -40,16 +47,24 @@ class ClusterHeads(keras.Model):
         self.num_heads, self.num_clusters = num_heads, num_clusters
         self.heads = [Linear(num_clusters, name=str(i), dtype="float32") for i in range(num_heads)]
 
+    def build(self, input_shape: Any) -> None:
+        """Create the variables for features of shape (None, D)."""
+        for head in self.heads:
+            head.build(input_shape)
+
     def call(self, features: tf.Tensor) -> tf.Tensor:
         """Logits f32 [H,B,C] of features [B,D]."""
         return tf.stack([head(features) for head in self.heads])
 
     def keep(self, head: int) -> ClusterHeads:
-        """A new ClusterHeads with a copy of one head only, number `head` of 0..H-1."""
+        """A new ClusterHeads (H = 1) with a copy of head number `head`, from 0.
+
+        Raises:
+            IndexError: there is no such head.
+        """
+        source = self.heads[head]
         kept = ClusterHeads(1, self.num_clusters)
-        old, new = self.heads[head], kept.heads[0]
-        new.build((None, old.kernel.shape[0]))
-        kept.built = True
-        new.kernel.assign(old.kernel)
-        new.bias.assign(old.bias)
+        kept.build((None, source.kernel.shape[0]))
+        for new, old in zip(kept.variables, source.variables, strict=True):
+            new.assign(old)
         return kept
