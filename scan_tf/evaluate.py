@@ -26,37 +26,34 @@ def cluster_scores(
     clusters: np.ndarray,
     *,
     num_clusters: int,
-    num_classes: int | None,
+    num_classes: int,
     probs: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Score a clustering, against labels where there are any.
 
     ACC is the accuracy after mapping clusters to classes: one to one by Hungarian matching, or by
-    majority vote where there are more clusters than classes (SCAN, section 3.4). NMI (arithmetic
-    mean) and ARI compare the raw cluster ids.
+    majority vote where there are more clusters than classes (SCAN, section 3, overclustering).
+    NMI (arithmetic mean) and ARI compare the raw cluster ids. Raises DataError where lengths
+    differ or values are out of range.
 
     Args:
         labels: int64 [N] in 0..num_classes-1, or None.
         clusters: int [N] in 0..num_clusters-1.
-        num_clusters: C.
-        num_classes: needed with labels.
-        probs: float32 [N, C], rows sum to 1.
+        num_clusters: how many clusters there are, empty ones included.
+        num_classes: how many classes there are; not read without labels.
+        probs: float32 [N, num_clusters], rows sum to 1.
 
     Returns:
-        acc, nmi, ari: 0..1, None without labels. top5: share of images whose class is mapped to
-        one of their 5 most probable clusters, None without `probs`, below 5 clusters and with
-        the majority vote. matching: "hungarian", "majority_vote" or None. mapping: the class of
-        each cluster, None for an empty one under the majority vote. num_clusters_used,
-        cluster_sizes; with `probs` also mean_confidence, and mean_entropy: the entropy in nats of
-        the mean prediction (at most ln C).
-
-    Raises:
-        DataError: lengths differ, or values are out of range.
+        acc, nmi, ari in 0..1; top5: is the class that of one of the 5 most probable clusters
+        (with `probs`, 5 clusters and a one-to-one mapping only); matching: "hungarian" or
+        "majority_vote"; mapping: list cluster -> class, as `match` gives it. All of these are
+        None without labels. num_clusters_used, cluster_sizes; with `probs` also mean_confidence
+        and mean_entropy: the entropy in nats of the mean prediction, at most ln num_clusters.
     """
     clusters = _ids(clusters, num_clusters, "clusters")
     sizes = np.bincount(clusters, minlength=num_clusters)
     scores: dict[str, Any] = dict.fromkeys(("acc", "nmi", "ari", "top5", "matching", "mapping"))
-    if labels is not None and num_classes is not None:
+    if labels is not None:
         labels = _ids(labels, num_classes, "labels")
         _same_length(labels=labels, clusters=clusters)
         mapping, scores["matching"] = match(labels, clusters, num_clusters, num_classes)
@@ -66,7 +63,8 @@ def cluster_scores(
         scores["ari"] = float(adjusted_rand_score(labels, clusters))
         if probs is not None and num_clusters >= 5 and scores["matching"] == "hungarian":
             _same_length(labels=labels, probs=probs)
-            scores["top5"] = _top5(labels, probs, mapping)
+            top = to_classes(np.argpartition(probs, -5, axis=1)[:, -5:], mapping)
+            scores["top5"] = float((top == labels[:, None]).any(axis=1).mean())
     scores["num_clusters_used"] = int((sizes > 0).sum())
     scores["cluster_sizes"] = sizes.tolist()
     if probs is not None:
@@ -100,34 +98,25 @@ def to_classes(clusters: np.ndarray, mapping: Sequence[int | None]) -> np.ndarra
 def confusion(labels: np.ndarray, predicted_classes: np.ndarray, num_classes: int) -> np.ndarray:
     """Confusion matrix int64 [num_classes, num_classes], rows are the true classes.
 
-    Images whose predicted class is -1 (of a cluster without a class) are left out.
-
-    Raises:
-        DataError: lengths differ, or values are out of range.
+    Images of the predicted class -1 (a cluster without a class) are left out. Raises DataError
+    where lengths differ or values are out of range.
     """
     _same_length(labels=labels, predicted_classes=predicted_classes)
-    known = predicted_classes != -1
-    true = _ids(labels, num_classes, "labels")[known]
-    predicted = _ids(predicted_classes[known], num_classes, "predicted_classes", some=False)
-    pairs = np.bincount(true * num_classes + predicted, minlength=num_classes**2)
-    return pairs.reshape(num_classes, num_classes)
+    shape = (num_classes, num_classes + 1)  # column 0 for the class -1
+    true = _ids(labels, num_classes, "labels")
+    column = _ids(predicted_classes + 1, num_classes + 1, "predicted_classes + 1")
+    return np.bincount(true * shape[1] + column, minlength=shape[0] * shape[1]).reshape(shape)[
+        :, 1:
+    ]
 
 
 def selection_loss(probs: np.ndarray, neighbor_indices: np.ndarray) -> tuple[float, float, float]:
     """The label-free loss by which epoch and head are chosen; the lowest is best.
 
     As the official configuration does: the consistency over the neighbours, the image itself
-    included, minus 1.0 times the entropy of the mean prediction (lambda is not applied).
-
-    Args:
-        probs: float32 [N, C], rows sum to 1.
-        neighbor_indices: int [N, K+1] into the same N images.
-
-    Returns:
-        total, consistency, entropy; total = consistency - entropy.
-
-    Raises:
-        DataError: lengths differ.
+    included, minus 1.0 times the entropy of the mean prediction (lambda is not applied). Takes
+    probs float32 [N, C] and neighbour indices int [N, K+1] into the same images; returns total,
+    consistency, entropy. Raises DataError where lengths differ.
     """
     _same_length(probs=probs, neighbor_indices=neighbor_indices)
     loss = 0.0
@@ -152,24 +141,13 @@ def knn_predict(
     num_classes: int,
     leave_one_out: bool = False,
 ) -> np.ndarray:
-    """Classify by the weighted vote of the `k` nearest features (Wu et al., 2018).
+    """Classify by the weighted vote of the `k` nearest features (Wu et al., 2018): int64 [Q].
 
-    A neighbour's weight is exp(similarity / temperature); 100 and 0.1 are the official ones.
-
-    Args:
-        bank: float32 [N, P], unit rows.
-        bank_labels: int64 [N].
-        queries: float32 [Q, P], unit rows.
-        k: neighbours that vote, at most all.
-        temperature: smaller gives the nearest more weight.
-        num_classes: number of classes.
-        leave_one_out: the queries are the bank, and no image votes for itself.
-
-    Returns:
-        int64 [Q] classes.
-
-    Raises:
-        DataError: no neighbour is left, lengths differ, or labels are out of range.
+    Takes a bank float32 [N, P] of unit rows with labels int64 [N], and queries float32 [Q, P]. A
+    neighbour's weight is exp(similarity / temperature); k = 100 (at most all there are) and 0.1
+    are the official configuration. With `leave_one_out` the queries are the bank, and no image
+    votes for itself. Raises DataError where no neighbour is left, lengths differ, or labels are
+    out of range.
     """
     _same_length(bank=bank, bank_labels=bank_labels)
     bank_labels = _ids(bank_labels, num_classes, "bank_labels")
@@ -177,21 +155,18 @@ def knn_predict(
         _same_length(bank=bank, queries=queries)
     k = min(k, len(bank) - leave_one_out)
     if k < 1:
-        raise DataError(
-            f"kNN needs k >= 1 and another image in the bank, got {len(bank)} image(s)."
-        )
+        raise DataError(f"kNN: the bank of {len(bank)} image(s) leaves no neighbour to vote.")
     predicted = np.empty(len(queries), np.int64)
     for low in range(0, len(queries), _BLOCK):
         similarity = queries[low : low + _BLOCK] @ bank.T
         rows = np.arange(len(similarity))[:, None]
         if leave_one_out:
-            similarity[rows[:, 0], low + rows[:, 0]] = -np.inf
+            similarity[rows, low + rows] = -np.inf
         near = np.argpartition(similarity, -k, axis=1)[:, -k:]
-        votes = np.zeros((len(rows), num_classes))
         # A cosine is at most 1: subtracting it scales all weights alike and cannot overflow.
-        np.add.at(
-            votes, (rows, bank_labels[near]), np.exp((similarity[rows, near] - 1) / temperature)
-        )
+        weights = np.exp((similarity[rows, near] - 1) / temperature)
+        votes = np.zeros((len(rows), num_classes))
+        np.add.at(votes, (rows, bank_labels[near]), weights)
         predicted[low : low + _BLOCK] = votes.argmax(axis=1)
     return predicted
 
@@ -201,23 +176,11 @@ def knn_accuracy(
     bank_labels: np.ndarray,
     queries: np.ndarray,
     query_labels: np.ndarray,
-    *,
-    k: int = 100,
-    temperature: float = 0.1,
-    num_classes: int,
-    leave_one_out: bool = False,
+    **options: Any,
 ) -> float:
-    """Accuracy in 0..1 of `knn_predict`, which see for arguments and errors."""
+    """Accuracy in 0..1 of `knn_predict`, which see for the options and errors."""
     _same_length(queries=queries, query_labels=query_labels)
-    predicted = knn_predict(
-        bank,
-        bank_labels,
-        queries,
-        k=k,
-        temperature=temperature,
-        num_classes=num_classes,
-        leave_one_out=leave_one_out,
-    )
+    predicted = knn_predict(bank, bank_labels, queries, **options)
     return float((predicted == query_labels).mean())
 
 
@@ -248,22 +211,14 @@ def kmeans_scores(
 ) -> dict[str, Any]:
     """The k-means baseline: fit on the train features, score on the evaluation ones.
 
-    Args:
-        train_features: float32 [N, P] or uint8 (scaled to 0..1); further axes are flattened.
-        features: as `train_features`, [M, P].
-        labels: int64 [M].
-        num_clusters: clusters to fit.
-        num_classes: classes in `labels`.
-        restarts: single k-means++ runs with the seeds seed, seed+1, ...
-        seed: of the first run.
+    Features are float [N, P] and [M, P], or uint8 (scaled to 0..1; further axes are flattened),
+    labels int64 [M]. Every restart is one k-means++ run; their seeds are seed, seed+1, ...
 
     Returns:
-        acc, nmi, ari: means over the restarts; acc_std, nmi_std, ari_std: standard deviations
-        (divisor restarts-1; 0 for one); num_clusters_used: the mean; matching, restarts; and
-        fit_images: on how many train images (drawn once, at random) it was fit.
-
-    Raises:
-        DataError: fewer train images than clusters, or lengths differ.
+        acc, nmi, ari, num_clusters_used: means over the restarts; acc_std, ...: deviations
+        (divisor restarts-1; 0 for one restart); matching; restarts; fit_images: on how many train
+        images it was fit (all, or a random subset of large arrays). Raises DataError where there
+        are fewer train images than clusters, or lengths differ.
     """
     columns = int(np.prod(train_features.shape[1:]))
     count = min(len(train_features), max(KMEANS_FIT_VALUES // columns, 10 * num_clusters))
@@ -271,37 +226,28 @@ def kmeans_scores(
         raise DataError(f"k-means with {num_clusters} clusters got {count} images to fit on.")
     fit = np.random.default_rng(seed).permutation(len(train_features))[:count]
     fit_values = _as_rows(train_features[np.sort(fit)])
+    parts = np.array_split(features, len(features) // 4096 + 1)
     runs = []
     for run in range(restarts):
         model = KMeans(num_clusters, n_init=1, random_state=seed + run).fit(fit_values)
-        clusters = _predict(model, features)
+        clusters = np.concatenate([model.predict(_as_rows(part)) for part in parts])
         runs.append(
             cluster_scores(labels, clusters, num_clusters=num_clusters, num_classes=num_classes)
         )
     result: dict[str, Any] = {"matching": runs[0]["matching"], "restarts": restarts}
     for key in ("acc", "nmi", "ari", "num_clusters_used"):
-        result[key] = float(np.mean([run[key] for run in runs]))
-    for key in ("acc", "nmi", "ari"):
-        result[f"{key}_std"] = float(np.std([run[key] for run in runs], ddof=min(1, restarts - 1)))
+        values = [run[key] for run in runs]
+        result[key] = float(np.mean(values))
+        result[f"{key}_std"] = float(np.std(values, ddof=min(1, restarts - 1)))
     return {**result, "fit_images": count}
 
 
 def prototypes(probs: np.ndarray, features: np.ndarray, per_cluster: int = 10) -> np.ndarray:
-    """The image that stands for each cluster (SCAN, section 3.4 and figure 6).
+    """The image that stands for each cluster: int64 [C], -1 for a cluster without images.
 
     Among the `per_cluster` most confident images of the cluster, the one nearest to the mean of
-    their backbone features.
-
-    Args:
-        probs: float32 [N, C].
-        features: float32 [N, D].
-        per_cluster: how many images make the mean.
-
-    Returns:
-        int64 [C] indices of images; -1 for a cluster without images.
-
-    Raises:
-        DataError: lengths differ.
+    their backbone features (SCAN, section 3, prototypes). Takes probs float32 [N, C] and features
+    float32 [N, D]; raises DataError where their lengths differ.
     """
     _same_length(probs=probs, features=features)
     clusters, confidence = probs.argmax(axis=1), probs.max(axis=1)
@@ -317,21 +263,13 @@ def prototypes(probs: np.ndarray, features: np.ndarray, per_cluster: int = 10) -
 def without_labels(
     probs: np.ndarray, features: np.ndarray, *, seed: int = 0, sample: int = 2000
 ) -> dict[str, Any]:
-    """What can be said of a clustering without labels.
-
-    Args:
-        probs: float32 [N, C].
-        features: float32 [N, D], for the silhouette.
-        seed: of the sample for the silhouette.
-        sample: images in that sample.
+    """What can be said without labels of probs float32 [N, C] and features float32 [N, D].
 
     Returns:
         cluster_sizes, num_clusters_used, mean_confidence, confident (share of images above 0.99,
-        the threshold of self-labelling), size_entropy (nats, at most ln C), silhouette (-1..1;
-        None where the sample holds fewer than two clusters, or only single images).
-
-    Raises:
-        DataError: lengths differ.
+        the threshold of self-labelling), size_entropy (nats, at most ln C), silhouette (-1..1, on
+        `sample` random images; None where they are of one cluster, or each of its own).
+        Raises DataError where lengths differ.
     """
     _same_length(probs=probs, features=features)
     clusters, confidence = probs.argmax(axis=1), probs.max(axis=1)
@@ -349,11 +287,6 @@ def without_labels(
     }
 
 
-def _top5(labels: np.ndarray, probs: np.ndarray, mapping: Sequence[int | None]) -> float:
-    top = np.argpartition(probs, -5, axis=1)[:, -5:]
-    return float((to_classes(top, mapping) == labels[:, None]).any(axis=1).mean())
-
-
 def _entropy(distribution: np.ndarray) -> float:
     """Entropy in nats, clamped at 1e-8 as the official loss does."""
     clamped = np.maximum(distribution, 1e-8)
@@ -365,21 +298,14 @@ def _as_rows(images: np.ndarray) -> np.ndarray:
     return rows.astype(np.float32) / 255 if images.dtype == np.uint8 else rows.astype(np.float32)
 
 
-def _predict(model: KMeans, features: np.ndarray) -> np.ndarray:
-    block = 4096
-    blocks = (features[low : low + block] for low in range(0, len(features), block))
-    return np.concatenate([model.predict(_as_rows(part)) for part in blocks])
-
-
-def _ids(values: np.ndarray, count: int, name: str, *, some: bool = True) -> np.ndarray:
+def _ids(values: np.ndarray, count: int, name: str) -> np.ndarray:
     """The values as int64 [N] after checking that they lie in 0..count-1."""
     values = np.asarray(values)
-    if values.ndim != 1 or values.dtype.kind not in "iu" or (some and not len(values)):
+    if values.ndim != 1 or values.dtype.kind not in "iu" or not len(values):
         raise DataError(f"{name}: expected integers [N], got {values.dtype} {list(values.shape)}.")
-    if len(values) and not 0 <= values.min() <= values.max() < count:
-        raise DataError(
-            f"{name}: expected values in 0..{count - 1}, got {values.min()}..{values.max()}."
-        )
+    low, high = values.min(), values.max()
+    if low < 0 or high >= count:
+        raise DataError(f"{name}: expected values in 0..{count - 1}, got {low}..{high}.")
     return values.astype(np.int64)
 
 

@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import time
-import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +32,8 @@ EXACT_UP_TO = 100_000
 # their similarities would take more than this many values (256 MiB).
 _QUERY_BLOCK = 250
 _BLOCK_VALUES = 2**26
+# What numpy.load and reading entries raise on a file that is missing or damaged.
+_UNREADABLE = (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, BadZipFile)
 # Queries of Annoy that one thread takes at a time.
 _CHUNK = 256
 
@@ -75,8 +77,7 @@ def mine(
         config: which index and its parameters; `config.k` is not read.
         k: neighbours per image, without the image itself.
         seed: of Annoy's trees and of the sample for the recall.
-        index_path: where to keep Annoy's index; it is used again when the features, `n_trees`
-            and `seed` are the same.
+        index_path: where Annoy's index is kept, for the same features, `n_trees` and `seed`.
         progress: show a bar on stderr.
         setting: the name of the setting that `k` came from, for the error message.
 
@@ -107,6 +108,8 @@ def exact(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `k` rows of the bank with the largest inner product with each query, best first.
 
+    Only a block of rows of the Q x N matrix exists at a time.
+
     Args:
         bank: float32 [N, P].
         queries: float32 [Q, P].
@@ -114,8 +117,7 @@ def exact(
         progress: show a bar on stderr.
 
     Returns:
-        int32 [Q, k] rows of the bank, float32 [Q, k] inner products. Only a block of rows of the
-        Q x N matrix exists at a time.
+        Rows of the bank int32 [Q, k], inner products float32 [Q, k].
 
     Raises:
         DataError: k is larger than the bank.
@@ -145,10 +147,7 @@ def restrict(indices: np.ndarray, keep: np.ndarray) -> np.ndarray:
         keep: bool [N], true for the M images of the subset.
 
     Returns:
-        int32 [M, K+1] with values in 0..M-1.
-
-    Raises:
-        DataError: `keep` is no boolean array of N entries.
+        int32 [M, K+1] with values in 0..M-1. Raises DataError where `keep` has another form.
     """
     if keep.shape != (len(indices),) or keep.dtype != bool:
         raise DataError(
@@ -176,45 +175,35 @@ def save(path: str | Path, neighbors: Neighbors) -> None:
 
 
 def load(path: str | Path) -> Neighbors:
-    """Read what `save` wrote.
-
-    Raises:
-        DataError: the file is missing, damaged, or holds other shapes or dtypes than `Neighbors`.
-    """
+    """Read what `save` wrote. Raises DataError where the file is missing, damaged or another."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             values = {field.name: file[field.name] for field in dataclasses.fields(Neighbors)}
-        # Strings and numbers are stored as arrays without a dimension.
-        values |= {name: array.item() for name, array in values.items() if array.ndim == 0}
+        for name in ("index", "reason", "recall", "seconds"):
+            values[name] = values[name].item()
         values["recall"] = None if np.isnan(values["recall"]) else values["recall"]
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"{path}: not a readable neighbours file ({error}). Mine the neighbours again."
         ) from error
-    _check(values["indices"], values["similarity"], path)
-    return Neighbors(**values)
-
-
-def _check(indices: np.ndarray, similarity: np.ndarray, path: str | Path) -> None:
+    indices, similarity = values["indices"], values["similarity"]
     kinds = indices.dtype == np.int32 and similarity.dtype == np.float32
     if not kinds or indices.ndim != 2 or similarity.shape != indices.shape or not indices.size:
         raise DataError(
             f"{path}: expected indices int32 and similarity float32, both [N, K+1], got "
             f"{indices.dtype} {indices.shape} and {similarity.dtype} {similarity.shape}."
         )
-    count = len(indices)
-    if (indices < 0).any() or (indices >= count).any() or (indices[:, 0] != range(count)).any():
-        raise DataError(
-            f"{path}: indices: expected values in 0..{count - 1} with the image itself in column 0."
-        )
+    rows = np.arange(len(indices))
+    if indices.min() < 0 or indices.max() >= len(rows) or (indices[:, 0] != rows).any():
+        raise DataError(f"{path}: indices: expected 0..{len(rows) - 1}, each image in column 0.")
+    return Neighbors(**values)
 
 
 def _choose(config: NeighborsConfig, count: int) -> tuple[str, str]:
     if config.index != "auto":
         return config.index, f"neighbors.index = {config.index}"
-    if count <= EXACT_UP_TO:
-        return "exact", f"auto: {count:,} images, exact search is quick up to {EXACT_UP_TO:,}"
-    return "annoy", f"auto: {count:,} images, exact search is slow above {EXACT_UP_TO:,}"
+    index = "exact" if count <= EXACT_UP_TO else "annoy"
+    return index, f"auto: {count:,} images; the exact search is quick up to {EXACT_UP_TO:,}"
 
 
 def _unit_rows(features: np.ndarray) -> np.ndarray:
@@ -300,10 +289,9 @@ def _query(
 def _self_first(
     features: np.ndarray, rows: np.ndarray, candidates: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put each row itself in column 0 and sort the other candidates by similarity.
+    """Put each row itself in column 0 and sort the other candidates [Q, K+1] by similarity.
 
-    Takes [Q, K+1] candidates. Where the row is not among them (duplicates outrank it), the
-    farthest one makes way.
+    Where the row is not among them (duplicates outrank it), the farthest one makes way.
     """
     indices = np.empty_like(candidates)
     similarity = np.empty(candidates.shape, np.float32)
