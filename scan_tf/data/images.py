@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -63,8 +64,8 @@ def _walk(root: Path) -> Iterator[Path]:
 def read_image(path: str | Path) -> np.ndarray:
     """Read a JPEG, PNG, WebP, BMP or GIF (first frame) as uint8 [H, W, 3], upright.
 
-    The EXIF orientation is honoured, transparency is put on white, CMYK and gray become RGB and
-    16-bit gray keeps its upper eight bits.
+    The EXIF orientation is honoured (and an unreadable EXIF block ignored), what is transparent
+    becomes white, CMYK and gray become RGB and 16 bits are scaled to 8.
 
     Raises:
         DataError: the file cannot be read or decoded; the message names it and says why.
@@ -74,7 +75,10 @@ def read_image(path: str | Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            upright = image
+            with contextlib.suppress(Exception):
+                upright = ImageOps.exif_transpose(image)
+            return np.array(_to_rgb(upright))
     # Pillow reports broken files by many kinds of exceptions; all mean the same to a user.
     except Exception as error:
         raise DataError(f"{path}: cannot be read as an image ({error}).") from error
@@ -85,7 +89,8 @@ def resize_and_crop(images: Any, size: int) -> Any:
 
     The same picture as "resize the short side to `size`, then crop the centre", but the crop comes
     first: the aspect ratio stays exact, and a 1x100000 image costs nothing. Works inside a
-    tf.function with unknown H and W, and is the identity for H = W = size.
+    tf.function with unknown H and W (but not under XLA, which has no antialiased resize), and is
+    the identity for H = W = size.
 
     Args:
         images: uint8 or float tensor [H, W, 3] or [B, H, W, 3].
@@ -113,12 +118,12 @@ def _to_rgb(image: Any) -> Any:
     """A Pillow image of any mode as RGB on white."""
     from PIL import Image
 
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow clips instead of scaling when it converts 16 bits to 8.
-        values = np.asarray(image, dtype=np.float64)
-        return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8)).convert(
-            "RGB"
-        )
+    if image.mode.startswith("I"):
+        # 16-bit gray, which Pillow would clip to 255 instead of scaling.
+        values = np.asarray(image).astype(np.float64)
+        gray = (values.clip(0, 65535) / 257).round().astype(np.uint8)
+        gray[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(gray).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

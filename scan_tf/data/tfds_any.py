@@ -20,6 +20,8 @@ from scan_tf.errors import ConfigError, DataError, MissingDataError
 # Side for sets whose images have no common shape, when `data.image_size` is not given.
 DEFAULT_SIZE = 64
 _BATCH = 500
+# Sets of tensorflow-datasets that `scan-tf prepare` writes (test_data_prepare.py compares them).
+_PREPARABLE = ("cifar10", "cifar100", "stl10")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +181,12 @@ def _image_key(builder: Any) -> str:
     import tensorflow_datasets as tfds
 
     features = builder.info.features
-    keys = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    # Images may also be stored as floats, of no known range.
+    keys = [
+        key
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Image) and feature.np_dtype in (np.uint8, np.uint16)
+    ]
     if not keys:
         raise ConfigError(f"data.name: '{builder.name}' of tensorflow-datasets holds no images.")
     return "image" if "image" in keys else keys[0]
@@ -209,11 +216,16 @@ def _to_rgb(image: Any) -> Any:
 def _how_to_prepare(name: str, data_dir: str | None, looked_in: Any) -> str:
     where = f", data_dir='{data_dir}'" if data_dir else ""
     option = f" --data-dir {data_dir}" if data_dir else ""
+    offline = (
+        "without one, from a folder of images FOLDER/train/CLASS/*, FOLDER/test/CLASS/*, run\n"
+        f"  scan-tf prepare --from FOLDER --as {name}{option}\n"
+        if name in _PREPARABLE
+        else "without one, use its images with data.name: folder and data.path: FOLDER.\n"
+    )
     return (
         f"the data set '{name}' is not prepared: nothing in {looked_in}. With a network, run\n"
         f'  python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}'{where}).download_and_prepare()\"\n"
-        "without one, from a folder of images FOLDER/train/CLASS/*, FOLDER/test/CLASS/*, run\n"
-        f"  scan-tf prepare --from FOLDER --as {name}{option}\n"
+        f"{offline}"
         "If it is prepared elsewhere, set data.path to that directory of tensorflow-datasets."
     )
