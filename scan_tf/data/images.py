@@ -75,7 +75,7 @@ def read_image(path: str | Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
-            upright = image
+            upright: Image.Image = image
             with contextlib.suppress(Exception):
                 upright = ImageOps.exif_transpose(image)
             return np.array(_to_rgb(upright))
