@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import official_names
+import pytest
+import tensorflow as tf
+
+from scan_tf.heads import ClusterHeads, ProjectionHead
+from scan_tf.torch_names import load_torch
+
+pytestmark = pytest.mark.usefixtures("seeded")
+
+
+def test_projection_by_the_formula(rng):
+    head = ProjectionHead(4, 7)
+    x = rng.standard_normal((5, 6)).astype("float32")
+    ours = head(x)
+    w1, b1, w2, b2 = (v.numpy() for v in head.variables)
+    expected = np.maximum(x @ w1 + b1, 0) @ w2 + b2
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_projection_of_a_zero_vector_is_zero_with_a_finite_gradient():
+    head = ProjectionHead(4, 7)
+    head.build((None, 6))
+    head.hidden.bias.assign(-np.ones(7))
+    head.out.bias.assign(np.zeros(4))
+    with tf.GradientTape() as tape:
+        y = head(tf.zeros([2, 6]))
+    np.testing.assert_array_equal(y, np.zeros((2, 4)))
+    for slope in tape.gradient(y, head.trainable_variables):
+        assert np.isfinite(slope).all()
+
+
+def test_heads_are_float32_on_bfloat16_features():
+    features = tf.ones([2, 6], tf.bfloat16)
+    for head in (ProjectionHead(4, 7), ClusterHeads(2, 3)):
+        assert head(features).dtype == tf.float32
+        assert {v.dtype for v in head.variables} == {"float32"}
+
+
+def test_each_head_is_its_own_linear_layer(rng):
+    heads = ClusterHeads(3, 4)
+    x = rng.standard_normal((5, 6)).astype("float32")
+    logits = heads(x)
+    assert logits.shape == (3, 5, 4)
+    for head, ours in zip(heads.heads, logits, strict=True):
+        expected = x @ head.kernel.numpy() + head.bias.numpy()
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(logits[0], logits[1])
+
+
+def test_keep_copies_one_head(rng):
+    heads = ClusterHeads(3, 4)
+    x = rng.standard_normal((5, 6)).astype("float32")
+    before = heads(x)[1]
+    kept = heads.keep(1)
+    heads.heads[1].kernel.assign(np.zeros((6, 4)))
+    assert [v.path for v in kept.variables] == [v.path for v in heads.variables[:2]]
+    np.testing.assert_array_equal(kept(x), before[None])
+
+
+def test_keep_refuses_a_head_that_is_not_there():
+    heads = ClusterHeads(2, 4)
+    heads.build((None, 6))
+    with pytest.raises(IndexError):
+        heads.keep(2)
+
+
+def test_the_official_values_are_ported(rng):
+    heads = ClusterHeads(3, 10)
+    heads.build((None, 512))
+    tensors = official_names.tensors(official_names.cluster_heads(3, 10))
+    load_torch(heads, tensors, "cluster_head.")
+    x = rng.standard_normal((4, 512)).astype("float32")
+    weight, bias = tensors["cluster_head.2.weight"], tensors["cluster_head.2.bias"]
+    np.testing.assert_allclose(heads(x)[2], x @ weight.T + bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: ProjectionHead(4, 7), lambda: ClusterHeads(2, 3)])
+def test_build_and_first_call_make_the_same_variables(make):
+    built, called = make(), make()
+    built.build((None, 6))
+    called(tf.zeros([1, 6]))
+    names = [v.path for v in built.variables]
+    assert names == [v.path for v in called.variables]
+    assert len(set(names)) == 4
