@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
-from scan_tf.augment import ops
+from scan_tf.augment import color, geometry, ops
 from scan_tf.config import AugmentConfig, did_you_mean
 from scan_tf.errors import ConfigError
 
@@ -32,14 +33,24 @@ def make(name: str, config: AugmentConfig, *, size: int, mean: Mean) -> Policy:
     Raises:
         ConfigError: there is no such policy, or a range of `config` is empty.
     """
-    policies = {"none": none, "weak": weak, "simclr": simclr}
+    policies = {"none": none, "weak": weak, "simclr": simclr, "strong": strong}
     if name not in policies:
         raise ConfigError(f"augmentation '{name}' is unknown. {did_you_mean(name, policies)}")
+    check(config)
+    return policies[name](config, size, mean)
+
+
+def check(config: AugmentConfig) -> None:
+    """Raise ConfigError where two values of a field do not go together."""
     for field in ("crop_scale", "crop_ratio"):
         low, high = getattr(config, field)
         if not 0 < low <= high:
             raise ConfigError(f"augment.{field}: expected 0 < low <= high, got [{low}, {high}].")
-    return policies[name](config, size, mean)
+    if min(config.jitter) < 0 or config.jitter[3] > 0.5:
+        raise ConfigError(
+            "augment.jitter: expected brightness, contrast, saturation >= 0 and hue in 0..0.5, "
+            f"got {list(config.jitter)}."
+        )
 
 
 def none(config: AugmentConfig, size: int, mean: Mean) -> Policy:
@@ -50,7 +61,7 @@ def none(config: AugmentConfig, size: int, mean: Mean) -> Policy:
         if height == width == size:
             return images
         rows, columns = _fit(height, width, size)
-        return ops.mix(images, _centre(rows, size), _centre(columns, size))
+        return geometry.mix(images, _centre(rows, size), _centre(columns, size))
 
     return policy
 
@@ -63,11 +74,11 @@ def weak(config: AugmentConfig, size: int, mean: Mean) -> Policy:
         images = _rotate(images, config.rotate, rotate_seed)
         batch = tf.shape(images)[0]
         rows, columns = _fit(images.shape[1], images.shape[2], size)
-        offsets = tf.random.stateless_uniform([batch, 2], crop_seed)
+        offsets = _uniform([batch, 2], crop_seed)
         rows = _padded_crop(rows, offsets[:, 0], size, config.weak_padding)
         columns = _padded_crop(columns, offsets[:, 1], size, config.weak_padding)
         columns = _flip(columns, config.flip, flip_seed)
-        return ops.mix(images, rows, columns)
+        return geometry.mix(images, rows, columns)
 
     return policy
 
@@ -83,14 +94,59 @@ def simclr(config: AugmentConfig, size: int, mean: Mean) -> Policy:
         images = _rotate(images, config.rotate, rotate_seed)
         batch, (height, width) = tf.shape(images)[0], images.shape[1:3]
         top, left, crop_height, crop_width = draw_crop(config, batch, height, width, crop_seed)
-        rows = ops.resize_matrix(top, crop_height, size, height)
-        columns = ops.resize_matrix(left, crop_width, size, width)
-        images = ops.mix(images, rows, _flip(columns, config.flip, flip_seed))
+        rows = geometry.resize_matrix(top, crop_height, size, height)
+        columns = geometry.resize_matrix(left, crop_width, size, width)
+        images = geometry.mix(images, rows, _flip(columns, config.flip, flip_seed))
         images = _jitter(images, config, jitter_seed)
         grey = _chance(batch, config.grayscale_probability, grey_seed)
-        return tf.where(grey[:, None, None, None], ops.grayscale(images), images)
+        return tf.where(grey[:, None, None, None], color.grayscale(images), images)
 
     return policy
+
+
+def strong(config: AugmentConfig, size: int, mean: Mean) -> Policy:
+    """SCAN's strong augmentation (RandAugment of Cubuk et al., 2020, then Cutout).
+
+    Resize when larger, flip, random crop without padding, `strong_ops` operations drawn with
+    replacement and always applied, one cutout hole in the mean colour (0 once normalised).
+    """
+
+    def policy(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        crop_seed, flip_seed, op_seed, magnitude_seed, hole_seed = _split(seed, 5)
+        batch = tf.shape(images)[0]
+        rows, columns = _fit(images.shape[1], images.shape[2], size)
+        offsets = _uniform([batch, 2], crop_seed)
+        rows = _padded_crop(rows, offsets[:, 0], size, 0)
+        columns = _flip(_padded_crop(columns, offsets[:, 1], size, 0), config.flip, flip_seed)
+        levels = tf.round(geometry.mix(images, rows, columns) * 255.0)
+        shape = [batch, config.strong_ops]
+        drawn = _integers(_uniform(shape, op_seed), len(ops.STRONG_OPS) - 1)
+        low, high = tf.unstack(tf.constant(list(ops.STRONG_OPS.values())), axis=1)
+        low, high = tf.gather(low, drawn), tf.gather(high, drawn)
+        magnitude = low + (high - low) * _uniform(shape, magnitude_seed)
+        for slot in range(config.strong_ops):
+            levels = ops.apply_ops(levels, drawn[:, slot], magnitude[:, slot])
+        hole = _hole(batch, size, cutout_limit(config, size), hole_seed)
+        return tf.where(hole[..., None], tf.constant(mean), levels / 255.0)
+
+    return policy
+
+
+def cutout_limit(config: AugmentConfig, size: int) -> int:
+    """Longest side of the hole: the config's, or 16 at 32, 32 at 96 and 75 at 224 pixels."""
+    if config.cutout is not None:
+        return config.cutout
+    return round(size / 2) if size <= 32 else round(size / 3)
+
+
+def _hole(batch: tf.Tensor, size: int, limit: int, seed: tf.Tensor) -> tf.Tensor:
+    """Bool [B,size,size]: a square about a random pixel, its side a whole number in 1..limit."""
+    place = _uniform([batch, 3], seed)
+    side = _integers(place[:, 0], limit - 1) + 1
+    start = _integers(place[:, 1:], size - 1) - side[:, None] // 2
+    pixel = tf.range(size)[None, None, :]
+    inside = (pixel >= start[..., None]) & (pixel < (start + side[:, None])[..., None])
+    return inside[:, 0, :, None] & inside[:, 1, None, :] & (limit > 0)
 
 
 def draw_crop(
@@ -107,11 +163,9 @@ def draw_crop(
     """
     area_seed, ratio_seed, place_seed = _split(seed, 3)
     attempts = [batch, 10]
-    area = tf.random.stateless_uniform(attempts, area_seed, *config.crop_scale) * height * width
+    area = _uniform(attempts, area_seed, *config.crop_scale) * height * width
     low, high = config.crop_ratio
-    ratio = tf.exp(
-        tf.random.stateless_uniform(attempts, ratio_seed, math.log(low), math.log(high))
-    )
+    ratio = tf.exp(_uniform(attempts, ratio_seed, math.log(low), math.log(high)))
     heights, widths = tf.round(tf.sqrt(area / ratio)), tf.round(tf.sqrt(area * ratio))
     fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
     first = tf.argmax(tf.cast(fits, tf.int32), axis=1)
@@ -120,10 +174,10 @@ def draw_crop(
     fallback_height = min(height, round(width / low))
     box_height = tf.where(any_fits, tf.gather(heights, first, batch_dims=1), fallback_height)
     box_width = tf.where(any_fits, tf.gather(widths, first, batch_dims=1), fallback_width)
-    place = tf.where(any_fits[:, None], tf.random.stateless_uniform([batch, 2], place_seed), 0.5)
-    top = _offset(place[:, 0], height - box_height)
-    left = _offset(place[:, 1], width - box_width)
-    return top, left, box_height, box_width
+    place = tf.where(any_fits[:, None], _uniform([batch, 2], place_seed), 0.5)
+    top = _integers(place[:, 0], height - box_height)
+    left = _integers(place[:, 1], width - box_width)
+    return tf.cast(top, tf.float32), tf.cast(left, tf.float32), box_height, box_width
 
 
 def _jitter(images: tf.Tensor, config: AugmentConfig, seed: tf.Tensor) -> tf.Tensor:
@@ -132,9 +186,9 @@ def _jitter(images: tf.Tensor, config: AugmentConfig, seed: tf.Tensor) -> tf.Ten
     strength = tf.constant(config.jitter)
     low = tf.concat([tf.maximum(0.0, 1.0 - strength[:3]), -strength[3:]], 0)
     high = tf.concat([1.0 + strength[:3], strength[3:]], 0)
-    factors = low + (high - low) * tf.random.stateless_uniform([batch, 4], factor_seed)
-    order = tf.argsort(tf.random.stateless_uniform([batch, 4], order_seed))
-    jittered = ops.color_jitter(images, factors, order)
+    factors = low + (high - low) * _uniform([batch, 4], factor_seed)
+    order = tf.argsort(_uniform([batch, 4], order_seed))
+    jittered = color.color_jitter(images, factors, order)
     chosen = _chance(batch, config.jitter_probability, chance_seed)
     return tf.where(chosen[:, None, None, None], jittered, images)
 
@@ -142,8 +196,8 @@ def _jitter(images: tf.Tensor, config: AugmentConfig, seed: tf.Tensor) -> tf.Ten
 def _rotate(images: tf.Tensor, limit: float, seed: tf.Tensor) -> tf.Tensor:
     if limit == 0:
         return images
-    degrees = tf.random.stateless_uniform([tf.shape(images)[0]], seed, -limit, limit)
-    return ops.rotate_bilinear(images, degrees)
+    degrees = _uniform([tf.shape(images)[0]], seed, -limit, limit)
+    return geometry.rotate_bilinear(images, degrees)
 
 
 def _flip(columns: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:
@@ -161,7 +215,9 @@ def _fit(height: int, width: int, size: int) -> tuple[tf.Tensor, tf.Tensor]:
 def _fit_axis(full: int, short: int, size: int) -> tf.Tensor:
     if short == size:
         return tf.eye(full, batch_shape=[1])
-    return ops.resize_matrix(tf.zeros([1]), tf.fill([1], float(full)), size * full // short, full)
+    return geometry.resize_matrix(
+        tf.zeros([1]), tf.fill([1], float(full)), size * full // short, full
+    )
 
 
 def _centre(matrix: tf.Tensor, size: int) -> tf.Tensor:
@@ -172,7 +228,7 @@ def _centre(matrix: tf.Tensor, size: int) -> tf.Tensor:
 def _padded_crop(matrix: tf.Tensor, place: tf.Tensor, size: int, padding: int) -> tf.Tensor:
     """Rows [B,size,full] of `matrix` [1,L,full] at a random place after reflect padding."""
     length = matrix.shape[1]
-    start = tf.cast(_offset(place, float(length + 2 * padding - size)), tf.int32) - padding
+    start = _integers(place, length + 2 * padding - size) - padding
     index = tf.abs(start[:, None] + tf.range(size)[None, :])
     # Reflection without repeating the border; modulo lets the padding exceed the image.
     period = max(1, 2 * (length - 1))
@@ -180,14 +236,23 @@ def _padded_crop(matrix: tf.Tensor, place: tf.Tensor, size: int, padding: int) -
     return tf.gather(matrix[0], tf.minimum(index, period - index))
 
 
-def _offset(place: tf.Tensor, room: tf.Tensor | float) -> tf.Tensor:
-    """A whole number in 0..room from `place` in 0..1; 0.5 is the middle."""
-    return tf.minimum(tf.floor(place * (room + 1.0)), room)
+def _integers(place: tf.Tensor, last: tf.Tensor | float) -> tf.Tensor:
+    """Whole numbers int32 in 0..last, equally likely for `place` uniform in 0..1."""
+    last = tf.cast(last, tf.float32)
+    return tf.cast(tf.minimum(tf.floor(place * (last + 1.0)), last), tf.int32)
 
 
 def _chance(batch: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:
-    return tf.random.stateless_uniform([batch], seed) < probability
+    return _uniform([batch], seed) < probability
+
+
+def _uniform(shape: list[Any], seed: tf.Tensor, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
+    """f32 in [low, high), made from integers: XLA and plain TensorFlow draw other floats."""
+    bits = tf.random.stateless_uniform(shape, seed, None, None, tf.int32, alg="philox")
+    fraction = tf.cast(tf.bitwise.bitwise_and(bits, 2**24 - 1), tf.float32) / 2.0**24
+    return low + (high - low) * fraction
 
 
 def _split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
-    return tf.unstack(tf.random.experimental.stateless_split(seed, count), num=count)
+    seeds = tf.random.experimental.stateless_split(seed, count, alg="philox")
+    return tf.unstack(seeds, num=count)
