@@ -1,0 +1,158 @@
+"""The program `scan-tf`. The scripts in `scripts/` call the same functions."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scan_tf import __version__
+from scan_tf.errors import ConfigError, Interrupted, ScanError
+
+if TYPE_CHECKING:
+    from scan_tf.runs import Run
+
+_STAGES = {
+    "run": "all stages, from images to the exported classifier",
+    "pretext": "learn features without labels",
+    "neighbors": "find the nearest neighbours of every image",
+    "scan": "train the cluster heads",
+    "selflabel": "fine-tune on confident predictions",
+    "evaluate": "score, draw, and write eval/report.json",
+    "export": "write the SavedModel",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: arguments; None: those of the process.
+
+    Returns:
+        0 done, 2 bad input or config, 3 data missing, 130 or 143 interrupted and resumable.
+    """
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        arguments.function(arguments)
+    except ScanError as error:
+        print(f"scan-tf: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("scan-tf: interrupted. Run the same command to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def stage_main(stage: str) -> int:
+    """The program of `scripts/<stage>.py`: the arguments of `scan-tf <stage>`."""
+    return main([stage, *sys.argv[1:]])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scan-tf", description="Learn to classify images without labels (SCAN)."
+    )
+    parser.add_argument("--version", action="version", version=f"scan-tf {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in _STAGES.items():
+        stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        stage.add_argument("--config", type=Path, metavar="FILE", help="YAML file of the experiment")
+        stage.add_argument(
+            "--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/NAME)"
+        )
+        stage.add_argument(
+            "--redo",
+            metavar="STAGE",
+            choices=[s for s in _STAGES if s != "run"],
+            help="first delete the results of this stage and of those after it",
+        )
+        stage.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scan.epochs=20")
+        stage.set_defaults(function=_run_stages)
+    _add_predict(commands)
+    _add_prepare(commands)
+    return parser
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser("predict", help="cluster new images into a CSV file")
+    predict.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="images or folders of them")
+    predict.add_argument("--output", type=Path, default=Path("preds.csv"), metavar="FILE")
+    predict.add_argument("--batch-size", type=int, default=256, metavar="N")
+    predict.add_argument("--strict", action="store_true", help="refuse unreadable images")
+    predict.set_defaults(function=_predict)
+
+
+def _add_prepare(commands: Any) -> None:
+    prepare = commands.add_parser(
+        "prepare", help="make a data set of tensorflow-datasets from a folder, without network"
+    )
+    prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER")
+    prepare.add_argument("--as", dest="name", required=True, metavar="NAME", help="e.g. cifar10")
+    prepare.add_argument("--data-dir", type=Path, metavar="DIR")
+    prepare.set_defaults(function=_prepare)
+
+
+def _run_stages(arguments: argparse.Namespace) -> None:
+    from scan_tf import stages
+    from scan_tf.runs import STAGES
+
+    work = _open(arguments)
+    if arguments.redo:
+        work.redo(arguments.redo)
+    names = STAGES if arguments.command == "run" else [arguments.command]
+    for name in names:
+        stages.run_stage(work, name)
+    if arguments.command in ("run", "evaluate"):
+        print(f"\nreport and pictures: {work.folder('evaluate')}")
+    if arguments.command in ("run", "export"):
+        print(f"SavedModel: {work.folder('export')}")
+
+
+def _open(arguments: argparse.Namespace) -> Run:
+    """The run that the arguments name; its own config where no other is given."""
+    from scan_tf import config, pretext, runs
+
+    path, root = arguments.config, arguments.run_dir
+    if path is None and root is None:
+        raise ConfigError("--config: give a YAML file, or --run-dir of an existing run.")
+    if path is None:
+        path = root / "config.yaml"
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
+    settings = config.load(path, arguments.overrides, pretext_config=pretext.config_class)
+    return runs.Run(settings, root or Path("runs") / settings.name)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from scan_tf import export
+
+    export.predict(
+        arguments.run_dir,
+        arguments.paths,
+        arguments.output,
+        batch_size=arguments.batch_size,
+        strict=arguments.strict,
+    )
+    print(f"predictions: {arguments.output}")
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from scan_tf.data.prepare import prepare
+
+    print(f"prepared: {prepare(arguments.source, arguments.name, arguments.data_dir)}")
+
+
+def _terminate(number: int, _: object) -> None:
+    raise Interrupted(number, "Terminated. Run the same command to go on.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

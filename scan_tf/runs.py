@@ -1,0 +1,227 @@
+"""The run directory: the only interface between stages.
+
+Every stage has a folder with a `stage.json` that says what part of the config it was made with,
+whether it is done, and how long it took. A stage that is done is skipped; one that was made with
+another config is refused, with the keys that differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scan_tf import checkpoint, config, data, device
+from scan_tf.errors import StageError
+
+# Each stage and the sections of the config that it reads beside those of the stages before it.
+STAGES = {
+    "pretext": ("seed", "data", "model", "augment", "pretext", "runtime"),
+    "neighbors": ("neighbors",),
+    "scan": ("scan",),
+    "selflabel": ("selflabel",),
+    "evaluate": ("evaluate",),
+    "export": (),
+}
+# The evaluation's folder has a name of its own.
+_FOLDERS = {"evaluate": "eval"}
+# Of the runtime section only these change the numbers.
+_NUMERIC_RUNTIME = ("dtype", "jit_compile")
+
+
+class Run:
+    """A config and the directory that holds its results.
+
+    Args:
+        settings: the resolved config.
+        root: the run directory; created when missing.
+
+    Attributes:
+        device: the resolved runtime settings.
+    """
+
+    def __init__(self, settings: config.Config, root: Path):
+        self.config = settings
+        self.root = root
+        self.device = device.resolve(settings.runtime)
+
+    def folder(self, stage: str) -> Path:
+        """The folder of a stage."""
+        return self.root / _FOLDERS.get(stage, stage)
+
+    def seed(self, stage: str) -> int:
+        """A seed for each stage, derived from the run's."""
+        sequence = np.random.SeedSequence([self.config.seed, list(STAGES).index(stage)])
+        return int(sequence.generate_state(1)[0] >> 1)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - a run lives as long as the program
+    def images(self, split: data.Split) -> data.ImageSet | None:
+        """A split of the data set, read once; None where there is none."""
+        return data.load(self.config.data, split)
+
+    @property
+    def train_images(self) -> data.ImageSet:
+        """The training split, which every data set has."""
+        images = self.images("train")
+        if images is None:
+            raise StageError(f"data.name: '{self.config.data.name}' has no training images.")
+        return images
+
+    @property
+    def num_clusters(self) -> int:
+        """`scan.num_clusters`, or else the number of classes, where it is known."""
+        wanted = self.config.scan.num_clusters
+        known = self.train_images.num_classes
+        if wanted is None and known is None:
+            raise StageError(
+                "scan.num_clusters: must be set, because the images have no labels to take the "
+                "number of classes from. Try about as many as the kinds that you expect."
+            )
+        count = int(wanted or known or 0)
+        if not 2 <= count <= len(self.train_images):
+            source = "scan.num_clusters" if wanted else "the number of classes"
+            raise StageError(
+                f"{source}: is {count}, expected 2 to {len(self.train_images)}, the number of "
+                "training images."
+            )
+        return count
+
+    def is_done(self, stage: str) -> bool:
+        """Whether the stage has finished with this config.
+
+        Raises:
+            StageError: it, or one before it, was made with another config.
+        """
+        for earlier in [*STAGES][: [*STAGES].index(stage) + 1]:
+            self._check_config(earlier)
+        return self.record(stage).get("status") == "done"
+
+    def require(self, stage: str) -> None:
+        """Raise StageError, naming the command to run, unless the stage is done."""
+        if not self.is_done(stage):
+            raise StageError(
+                f"{self.folder(stage)}: the stage '{stage}' has not finished. "
+                f"Run: scan-tf {stage} --run-dir {self.root}"
+            )
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """What `stage.json` says, or nothing."""
+        path = self.folder(stage) / "stage.json"
+        if not path.exists():
+            return {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise StageError(f"{path}: damaged ({error}). Use --redo {stage}.") from error
+
+    @contextlib.contextmanager
+    def working(self, stage: str) -> Iterator[dict[str, Any]]:
+        """Keep `stage.json` while a stage runs; the dict that is given is stored as its result."""
+        before = float(self.record(stage).get("wall_time_s", 0.0))
+        start = time.monotonic()
+        result: dict[str, Any] = {}
+
+        def write(status: str) -> None:
+            record = {
+                "status": status,
+                "wall_time_s": round(before + time.monotonic() - start, 2),
+                "config": self._read_by(stage),
+                "result": result,
+            }
+            text = json.dumps(record, indent=2)
+            checkpoint.write_text(self.folder(stage) / "stage.json", text + "\n")
+
+        write("running")
+        try:
+            yield result
+        except BaseException:
+            write("interrupted")
+            raise
+        write("done")
+
+    def redo(self, stage: str) -> None:
+        """Delete the results of a stage and of all that follow it."""
+        for later in [*STAGES][[*STAGES].index(stage) :]:
+            shutil.rmtree(self.folder(later), ignore_errors=True)
+
+    def write_config(self) -> None:
+        """Write the resolved config, and what it runs on, before anything else."""
+        checkpoint.write_text(self.root / "config.yaml", config.dump(self.config))
+        text = json.dumps(environment() | dataclasses.asdict(self.device), indent=2)
+        checkpoint.write_text(self.root / "environment.json", text + "\n")
+
+    def _read_by(self, stage: str) -> dict[str, Any]:
+        """The sections that the stage itself reads."""
+        tree = config.to_dict(self.config)
+        tree["runtime"] = {k: tree["runtime"][k] for k in _NUMERIC_RUNTIME}
+        return {k: tree[k] for k in STAGES[stage]}
+
+    def _check_config(self, stage: str) -> None:
+        there = self.record(stage).get("config")
+        if there is None:
+            return
+        differences = list(_differences(there, self._read_by(stage)))
+        if differences:
+            raise StageError(
+                f"{self.folder(stage)} was made with another config: {'; '.join(differences)}. "
+                f"Use another --run-dir, or --redo {stage} to replace it and what follows it."
+            )
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and processor, for the record."""
+    packages = ("scan_tf", "tensorflow", "keras", "numpy", "scikit-learn", "annoy")
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": _commit(),
+        "processor": _processor(),
+        "command": sys.argv,
+    }
+
+
+def _commit() -> str | None:
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None  # installed without its repository
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in there | here:
+            yield from _differences(there.get(key), here.get(key), f"{path}.{key}".strip("."))
+    elif there != here:
+        yield f"{path} is {there!r} there, {here!r} here"

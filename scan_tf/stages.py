@@ -1,0 +1,360 @@
+"""The stages, each from what the ones before it left in the run directory.
+
+    pretext -> neighbors -> scan -> selflabel -> evaluate -> export
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from scan_tf import augment, backbones, checkpoint, export, features, neighbors, pretext, report
+from scan_tf.backbones import ResNet
+from scan_tf.clustering import ScanTask
+from scan_tf.config import Config
+from scan_tf.data import ImageSet
+from scan_tf.errors import StageError, TrainingError
+from scan_tf.heads import ClusterHeads
+from scan_tf.loader import CachedLoader, Loader, Order
+from scan_tf.evaluate import selection_loss
+from scan_tf.runs import STAGES, Run
+from scan_tf.selflabel import SelfLabelTask
+from scan_tf.task import Pretext, Task
+from scan_tf.train import Batches, EpochHook, Trainer, read_metrics
+
+
+def run(config: Config, root: Path | str) -> dict[str, Any]:
+    """Run every stage that is not done yet.
+
+    Args:
+        config: the experiment.
+        root: the run directory.
+
+    Returns:
+        The report of the evaluation.
+
+    Raises:
+        ScanError: bad settings or data, a missing data set, or an interruption; what was computed
+            stays in the run directory, and the same call goes on from there.
+    """
+    work = Run(config, Path(root))
+    for stage in STAGES:
+        run_stage(work, stage)
+    return report.read(work)
+
+
+def run_stage(work: Run, stage: str) -> None:
+    """Run one stage, unless it is done. Raises StageError when its input is missing."""
+    if work.is_done(stage):
+        seconds = work.record(stage)["wall_time_s"]
+        print(f"{stage}: done before, in {seconds:.0f} s; skipped.")
+        return
+    work.write_config()
+    print(f"{stage}: {_FUNCTIONS[stage].__doc__.splitlines()[0]}")
+    with work.working(stage) as result:
+        keras.utils.set_random_seed(work.seed(stage))
+        result.update(_FUNCTIONS[stage](work))
+
+
+def _pretext(work: Run) -> dict[str, Any]:
+    """Learning features without labels."""
+    images = work.images("pretext") or work.train_images
+    task = build_pretext(work, len(images))
+    _train(work, "pretext", task, _loader(work, "pretext", images, task))
+    checkpoint.save_weights(work.folder("pretext") / "weights.npz", task.networks)
+    return {"images": len(images)}
+
+
+def _neighbors(work: Run) -> dict[str, Any]:
+    """Finding the nearest neighbours of every training image."""
+    work.require("pretext")
+    folder = work.folder("neighbors")
+    task = build_pretext(work, len(work.images("pretext") or work.train_images))
+    checkpoint.load_weights(work.folder("pretext") / "weights.npz", task.networks)
+    embedded = {
+        split: features.embed(task.embed, images, **_inference(work, f"features of {split}"))
+        for split in ("train", "test")
+        if (images := work.images(split)) is not None
+    }
+    checkpoint.write_npz(folder / "features.npz", embedded, {})
+    mined = neighbors.mine(
+        embedded["train"],
+        work.config.neighbors,
+        k=work.config.neighbors.k,
+        seed=work.seed("neighbors"),
+        index_path=folder / "index.ann",
+        progress=work.config.runtime.progress,
+    )
+    neighbors.save(folder / "train.npz", mined)
+    print(f"  {mined.index} ({mined.reason}); recall {mined.recall:.3f}")
+    return {"index": mined.index, "reason": mined.reason, "recall": mined.recall}
+
+
+def _scan(work: Run) -> dict[str, Any]:
+    """Clustering: an image and its neighbours agree, and every cluster is used."""
+    work.require("neighbors")
+    config, folder = work.config.scan, work.folder("scan")
+    train, mined = work.train_images, neighbors.load(work.folder("neighbors") / "train.npz")
+    validation, validation_neighbors, held_out = _validation(work)
+    kept = train.subset(~held_out) if held_out.any() else train
+    indices = neighbors.restrict(mined.indices, ~held_out)
+
+    backbone = _backbone(work, "pretext")
+    heads = _heads(backbone, config.num_heads, work.num_clusters)
+    cached = config.freeze_backbone and config.cached_views > 0
+    task = ScanTask(config, backbone, heads, cached=cached)
+    order = Order(len(kept), config.batch_size, seed=work.seed("scan"), neighbors=indices)
+    loader: Batches
+    if cached:
+        loader = CachedLoader(_augmented_features(work, backbone, kept), task.views, order)
+    else:
+        loader = _loader(work, "scan", kept, task, order=order)
+    selection = Selection(work, task, validation, validation_neighbors)
+    _train(work, "scan", task, loader, hook=selection)
+
+    best = selection.record
+    checkpoint.load_weights(selection.path, task.networks)
+    networks = {"backbone": backbone, "heads": heads.keep(best["head"])}
+    checkpoint.save_weights(folder / "weights.npz", networks, extra=best)
+    checkpoint.write_text(folder / "best.json", json.dumps(best, indent=2) + "\n")
+    print(f"  kept epoch {best['epoch']}, head {best['head']} (selected on {config.selection})")
+    return {"selection": config.selection, **best}
+
+
+def _selflabel(work: Run) -> dict[str, Any]:
+    """Self-labelling: confident predictions teach strongly augmented images."""
+    work.require("scan")
+    config, images = work.config.selflabel, work.train_images
+    backbone, heads = trained(work, "scan")
+    task = SelfLabelTask(config, backbone, heads)
+    _train(work, "selflabel", task, _loader(work, "selflabel", images, task))
+    task.finish()
+    checkpoint.save_weights(work.folder("selflabel") / "weights.npz", task.networks)
+    return _account(work)
+
+
+def _evaluate(work: Run) -> dict[str, Any]:
+    """Scores, pictures and the report."""
+    work.require("scan")
+    stages = ["scan"] + (["selflabel"] if work.is_done("selflabel") else [])
+    predictions = {}
+    for stage in stages:
+        task = SelfLabelTask(work.config.selflabel, *trained(work, stage))
+        images = report.evaluated_images(work)
+        probs, embedded = features.predict(task, images, **_inference(work, stage))
+        predictions[stage] = (probs[0], embedded)
+    return report.write(work, predictions)
+
+
+def _export(work: Run) -> dict[str, Any]:
+    """Writing the SavedModel, and checking that it computes the same."""
+    work.require("scan")
+    stage = "selflabel" if work.is_done("selflabel") else "scan"
+    backbone, heads = trained(work, stage)
+    images, folder = work.train_images, work.folder("export")
+    how = {"mean": images.mean, "std": images.std}
+    export.save(folder, backbone, heads, image_size=images.image_size, **how)
+    checked = export.check(folder, backbone, heads, images.images[:64], **how)
+    return {"weights_of": stage, **checked}
+
+
+_FUNCTIONS: Mapping[str, Callable[[Run], dict[str, Any]]] = {
+    "pretext": _pretext,
+    "neighbors": _neighbors,
+    "scan": _scan,
+    "selflabel": _selflabel,
+    "evaluate": _evaluate,
+    "export": _export,
+}
+
+
+class Selection:
+    """Chooses epoch and head without labels, by the lowest selection loss on a validation set.
+
+    Args:
+        work: the run.
+        task: the SCAN task in training.
+        images: validation images.
+        indices: int32 `[n, k+1]`, their neighbours among themselves.
+
+    Attributes:
+        record: epoch, head, total, consistency and entropy of the best so far.
+        path: the weights of the best so far.
+    """
+
+    def __init__(self, work: Run, task: ScanTask, images: ImageSet, indices: np.ndarray):
+        self.work, self.task, self.images, self.indices = work, task, images, indices
+        self.record: dict[str, Any] = {}
+        self.path = work.folder("scan") / "best.npz"
+        self._features: np.ndarray | None = None
+
+    def __call__(self, epoch: int) -> dict[str, float]:
+        """Score every head; keep the weights when one is the best so far."""
+        probs = features.head_probs(self.task, self._embed())
+        scores = [selection_loss(p, self.indices) for p in probs]
+        head = int(np.argmin([s[0] for s in scores]))
+        total, consistency, entropy = scores[head]
+        if not self.record or total < self.record["total"]:
+            self.record.update(
+                epoch=epoch, head=head, total=total, consistency=consistency, entropy=entropy
+            )
+            checkpoint.save_weights(self.path, self.task.networks)
+        return {"selection": total, "selection_best": self.record["total"]}
+
+    def _embed(self) -> np.ndarray:
+        """Features of the validation images; a frozen backbone's never change."""
+        if self._features is None or not self.task.config.freeze_backbone:
+            backbone = self.task.backbone
+            how = _inference(self.work, None)
+            self._features = features.embed(lambda x: backbone(x, training=False), self.images, **how)
+        return self._features
+
+
+def build_pretext(work: Run, num_images: int) -> Pretext:
+    """The pretext task of the config over a new backbone."""
+    config = work.config
+    method = pretext.method_class(config.pretext.name)
+    dim = config.model.projection_dim
+    return method(config.pretext, _new_backbone(work), projection_dim=dim, num_images=num_images)
+
+
+def trained(work: Run, stage: str) -> tuple[ResNet, ClusterHeads]:
+    """Backbone and the one cluster head that `scan` or `selflabel` ended with."""
+    backbone = _new_backbone(work)
+    heads = _heads(backbone, 1, work.num_clusters)
+    networks = {"backbone": backbone, "heads": heads}
+    checkpoint.load_weights(work.folder(stage) / "weights.npz", networks)
+    return backbone, heads
+
+
+def _backbone(work: Run, stage: str) -> ResNet:
+    backbone = _new_backbone(work)
+    checkpoint.load_weights(work.folder(stage) / "weights.npz", {"backbone": backbone})
+    return backbone
+
+
+def _new_backbone(work: Run) -> ResNet:
+    size = work.train_images.image_size
+    return backbones.build(work.config.model, dtype=work.device.dtype, image_size=size)
+
+
+def _heads(backbone: ResNet, num_heads: int, num_clusters: int) -> ClusterHeads:
+    heads = ClusterHeads(num_heads, num_clusters)
+    heads(tf.zeros([1, backbone.feature_dim]))
+    return heads
+
+
+def _loader(
+    work: Run, stage: str, images: ImageSet, task: Task, *, order: Order | None = None
+) -> Loader:
+    batch_size = getattr(work.config, stage).batch_size
+    return Loader(
+        images,
+        task.views,
+        order or Order(len(images), batch_size, seed=work.seed(stage), neighbors=None),
+        augment_config=work.config.augment,
+        runtime=work.config.runtime,
+        device=work.device,
+    )
+
+
+def _train(
+    work: Run, stage: str, task: Task, loader: Batches, *, hook: EpochHook | None = None
+) -> None:
+    Trainer(
+        task,
+        loader,
+        getattr(work.config, stage),
+        work.folder(stage),
+        runtime=work.config.runtime,
+        device=work.device,
+        hook=hook,
+    ).run()
+
+
+def _inference(work: Run, progress: str | None) -> dict[str, Any]:
+    return {
+        "batch_size": work.config.evaluate.batch_size,
+        "jit": work.device.jit_step,
+        "progress": progress if work.config.runtime.progress else None,
+    }
+
+
+def _validation(work: Run) -> tuple[ImageSet, np.ndarray, np.ndarray]:
+    """Images to select on, their neighbours among themselves, and which train images they are."""
+    config, train = work.config.scan, work.train_images
+    embedded, _ = checkpoint.read_npz(work.folder("neighbors") / "features.npz")
+    held_out = np.zeros(len(train), bool)
+    images, rows = train, embedded["train"]
+    if config.selection == "test":
+        test = work.images("test")
+        if test is None:
+            raise StageError(f"scan.selection: 'test', but '{train.name}' has no test split.")
+        images, rows = test, embedded["test"]
+    elif config.selection == "heldout":
+        count = round(config.heldout_fraction * len(train))
+        random = np.random.default_rng(work.seed("scan"))
+        held_out[random.choice(len(train), count, replace=False)] = True
+        images, rows = train.subset(held_out), rows[held_out]
+    mined = neighbors.mine(
+        rows,
+        dataclasses.replace(work.config.neighbors, index="auto"),
+        k=work.config.neighbors.k_validation,
+        seed=work.seed("scan"),
+        setting="neighbors.k_validation",
+    )
+    return images, mined.indices, held_out
+
+
+def _augmented_features(work: Run, backbone: ResNet, images: ImageSet) -> np.ndarray:
+    """Features of `cached_views` augmented views of every image, float32 `[V, N, D]`."""
+    config, count = work.config, work.config.scan.cached_views
+    policy = augment.make(
+        config.scan.augmentation, config.augment, size=images.image_size, mean=images.mean
+    )
+    if work.device.jit_augment and not work.device.jit_step:
+        policy = tf.function(policy, jit_compile=True)
+    mean, std = tf.constant(images.mean), tf.constant(images.std)
+    views = []
+    for view in range(count):
+        seed = tf.Variable([work.seed("scan"), view], dtype=tf.int32)
+
+        def network(pixels: tf.Tensor, seed: tf.Variable = seed) -> tf.Tensor:
+            # `embed` normalises before the network; a policy works on images in 0..1.
+            key = seed.assign_add([1, 0])
+            augmented = policy(pixels * std + mean, key)
+            return backbone((augmented - mean) / std, training=False)
+
+        progress = f"view {view + 1} of {count}"
+        views.append(features.embed(network, images, **_inference(work, progress)))
+    return np.stack(views)
+
+
+def _account(work: Run) -> dict[str, Any]:
+    """How many samples were confident, and whether the stage was still improving at its end."""
+    rows = read_metrics(work.folder("selflabel") / "metrics.jsonl")
+    confident = [r["confident"] for r in rows]
+    if max(confident) == 0:
+        raise TrainingError(
+            f"selflabel.threshold: no image was ever more confident than "
+            f"{work.config.selflabel.threshold}. Lower it (and use --redo selflabel), or train "
+            "the scan stage for longer."
+        )
+    tail = max(1, len(confident) // 5)
+    gain = float(np.mean(confident[-tail:]) - np.mean(confident[-2 * tail : -tail] or confident))
+    skipped = float(np.mean([r["skipped"] for r in rows]))
+    note = "the number of confident images has stopped growing" if gain < 0.005 else "still growing"
+    print(f"  confident: {confident[0]:.1%} at first, {confident[-1]:.1%} at last; {note}")
+    return {
+        "confident_first": confident[0],
+        "confident_last": confident[-1],
+        "skipped_batches": skipped,
+        "plateaued": gain < 0.005,
+    }
