@@ -22,6 +22,9 @@ _LAYOUTS = {
     "resnet50": ((3, 4, 6, 3), True),
 }
 
+# Side and stride of each stem's convolution.
+_STEMS = {"cifar": (3, 1), "stl": (3, 1), "imagenet": (7, 2), "strided": (3, 2)}
+
 
 def build(config: ModelConfig, *, dtype: str, image_size: int = 32) -> ResNet:
     """Make the backbone that `config` names, with all its variables.
@@ -40,7 +43,8 @@ def build(config: ModelConfig, *, dtype: str, image_size: int = 32) -> ResNet:
 class ResNet(keras.Model):
     """Residual network from normalised images to pooled features.
 
-    The stems: `cifar`, 3x3 convolution at stride 1; `stl`, the same and a max-pool 2x2 at stride 2
+    The stems: `cifar`, 3x3 convolution at stride 1; `strided`, the same at stride 2, a quarter of
+    the cost (not in the official code); `stl`, the same and a max-pool 2x2 at stride 2
     padded by 1 (96 -> 49 -> 25 -> 13 -> 7); `imagenet`, 7x7 convolution at stride 2 and a max-pool
     3x3 at stride 2 padded by 1.
     """
@@ -56,7 +60,7 @@ class ResNet(keras.Model):
     ):
         super().__init__(name="resnet", dtype=dtype)
         self.stem = stem
-        kernel, strides = (7, 2) if stem == "imagenet" else (3, 1)
+        kernel, strides = _STEMS[stem]
         self.conv1 = Conv(width, kernel, strides, name="conv1", dtype=dtype)
         self.bn1 = BatchNorm(name="bn1", dtype=dtype)
         self.blocks = []
@@ -81,7 +85,7 @@ class ResNet(keras.Model):
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features f32 [B,D] of normalised images [B,S,S,3]; `training`: batch statistics."""
         x = tf.nn.relu(self.bn1(self.conv1(x), training=training))
-        if self.stem != "cifar":
+        if self.stem in ("stl", "imagenet"):
             # After a ReLU zeros are as good as the -inf that a max-pool pads with.
             x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
             x = tf.nn.max_pool2d(x, 3 if self.stem == "imagenet" else 2, 2, "VALID")

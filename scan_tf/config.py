@@ -122,7 +122,7 @@ class ModelConfig(Section):
     """The backbone and the projection head (reference: SCAN, ResNet-18, 512 -> 128)."""
 
     backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50"] = "resnet18"
-    stem: Literal["cifar", "stl", "imagenet"] = "cifar"
+    stem: Literal["cifar", "strided", "stl", "imagenet"] = "cifar"
     width: int = setting(64, low=1, high=512)
     projection_dim: int = setting(128, low=2, high=4096)
 

@@ -1,7 +1,7 @@
 """The run directory: the only interface between stages.
 
-Every stage has a folder with a `stage.json` that says what part of the config it was made with,
-whether it is done, and how long it took. A stage that is done is skipped; one that was made with
+Every stage has a folder, and a record `status/<stage>.json` that says what part of the config it
+was made with, whether it is done, and how long it took. A stage that is done is skipped; one that was made with
 another config is refused, with the keys that differ.
 """
 
@@ -117,8 +117,8 @@ class Run:
             )
 
     def record(self, stage: str) -> dict[str, Any]:
-        """What `stage.json` says, or nothing."""
-        path = self.folder(stage) / "stage.json"
+        """What `status/<stage>.json` says, or nothing."""
+        path = self._record_path(stage)
         if not path.exists():
             return {}
         try:
@@ -128,7 +128,7 @@ class Run:
 
     @contextlib.contextmanager
     def working(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Keep `stage.json` while a stage runs; the dict that is given is stored as its result."""
+        """Keep the record while a stage runs; the dict that is given is stored as its result."""
         before = float(self.record(stage).get("wall_time_s", 0.0))
         start = time.monotonic()
         result: dict[str, Any] = {}
@@ -140,8 +140,7 @@ class Run:
                 "config": self._read_by(stage),
                 "result": result,
             }
-            text = json.dumps(record, indent=2)
-            checkpoint.write_text(self.folder(stage) / "stage.json", text + "\n")
+            checkpoint.write_text(self._record_path(stage), json.dumps(record, indent=2) + "\n")
 
         write("running")
         try:
@@ -154,6 +153,7 @@ class Run:
     def redo(self, stage: str) -> None:
         """Delete the results of a stage and of all that follow it."""
         for later in [*STAGES][[*STAGES].index(stage) :]:
+            self._record_path(later).unlink(missing_ok=True)
             shutil.rmtree(self.folder(later), ignore_errors=True)
 
     def write_config(self) -> None:
@@ -161,6 +161,9 @@ class Run:
         checkpoint.write_text(self.root / "config.yaml", config.dump(self.config))
         text = json.dumps(environment() | dataclasses.asdict(self.device), indent=2)
         checkpoint.write_text(self.root / "environment.json", text + "\n")
+
+    def _record_path(self, stage: str) -> Path:
+        return self.root / "status" / f"{stage}.json"
 
     def _read_by(self, stage: str) -> dict[str, Any]:
         """The sections that the stage itself reads."""
