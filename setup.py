@@ -32,6 +32,8 @@ setup(
         "scipy>=1.14,<2",
         # k-means, NMI, ARI, t-SNE and the digits that the demo learns.
         "scikit-learn>=1.5,<2",
+        # Keeps t-SNE to one thread; scikit-learn brings it.
+        "threadpoolctl>=3.5,<4",
         # Host augmentation. 2.0.8 is the last release under the MIT licence.
         "albumentations>=2.0.8,<2.1",
         # albumentations needs OpenCV; headless, because servers have no display libraries.

@@ -63,12 +63,9 @@ def confusion_matrix(
     axes.set_title(_line(title or "Confusion matrix", 90))
     axes.set(xlabel="predicted class", ylabel="true class (share that is right)")
     names = [_line(name, 22) for name in class_names]
-    rows = [
-        f"{name}  ({share[i, i]:.0%} of {totals[i]})" if totals[i] else f"{name}  (no images)"
-        for i, name in enumerate(names)
-    ]
+    right = [f"{share[i, i]:.0%} of {n}" if n else "no images" for i, n in enumerate(totals)]
     axes.set_xticks(range(count), names, rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(count), rows)
+    axes.set_yticks(range(count), [f"{n}  ({r})" for n, r in zip(names, right, strict=True)])
     axes.tick_params(labelsize=font)
     for (row, column), value in np.ndenumerate(matrix if count <= 20 else matrix[:0]):
         if value:
@@ -80,11 +77,7 @@ def confusion_matrix(
 def prototypes(
     path: str | Path, images: Sequence[np.ndarray | None], captions: Sequence[str]
 ) -> None:
-    """Draw one image u8 [S,S,3] for each of C clusters, None where one is empty; C captions.
-
-    Raises:
-        DataError: an image is of another kind, or the captions are not C.
-    """
+    """Draw one image u8 [S,S,3] for each of C clusters, None where one is empty; C captions."""
     _mosaic(path, images, captions, "Prototype of each cluster")
 
 
@@ -110,8 +103,7 @@ def training_curves(path: str | Path, stages: Mapping[str, Sequence[Mapping[str,
     """
     tables = {stage: _columns(rows) for stage, rows in stages.items()}
     tables = {stage: table for stage, table in tables.items() if table}
-    wide = max((len(table) for table in tables.values()), default=1)
-    tall = max(1, len(tables))
+    tall, wide = max(1, len(tables)), max(map(len, tables.values()), default=1)
     size = max(5.0, 3.1 * wide), 0.5 + 2.5 * tall
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     figure.suptitle("Training curves" if tables else "Training curves: nothing was logged yet")
@@ -195,6 +187,7 @@ def embed_2d(features: np.ndarray, seed: int) -> np.ndarray:
     # Takes a second to import, and nothing else here needs it.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     features = np.asarray(features, np.float32)
     if features.ndim != 2 or not np.isfinite(features).all():
@@ -208,23 +201,23 @@ def embed_2d(features: np.ndarray, seed: int) -> np.ndarray:
     # The perplexity must stay below the number of points; 500 iterations look like 1000 here.
     start = "pca" if dimensions > 1 else "random"
     tsne = TSNE(perplexity=min(30, count / 4), init=start, max_iter=500, random_state=seed)
-    return np.asarray(tsne.fit_transform(reduced), np.float32)
+    # One thread: t-SNE's threads wait for each other a hundred times longer on a busy machine.
+    with threadpool_limits(1):
+        return np.asarray(tsne.fit_transform(reduced), np.float32)
 
 
 def _mosaic(
     path: str | Path, images: Sequence[np.ndarray | None], captions: Sequence[Any], title: str
 ) -> None:
-    """Images in rows with a caption below each, on one axes whose unit is a pixel."""
+    """Images in rows, a caption below each, on one axes whose unit is a pixel."""
     if len(images) != len(captions):
         raise DataError(f"captions: {len(captions)} for {len(images)} images; give one for each.")
-    captions = [
-        f"{c} (empty)" if im is None else c for im, c in zip(images, captions, strict=True)
-    ]
+    captions = [f"{c} (empty)" if i is None else c for i, c in zip(images, captions, strict=True)]
     shown = [_checked(image) for image in images] or [_checked(None)]
     side = next((len(image) for image in shown if image.size > 3), _CELL)
     # A whole multiple of S keeps the pixels of a small image square and equal.
     cell = side * max(1, round(_CELL / side)) if side <= 2 * _CELL else 2 * _CELL
-    texts = [_caption(c, cell // 6) for c in captions] or ["no images"]
+    texts = [_caption(c, (cell + 8) // 6) for c in captions] or ["no images"]
     columns = min(len(shown), max(4, math.ceil(math.sqrt(1.6 * len(shown)))))
     gap, foot, head = 12, 13 * max(text.count("\n") + 1 for text in texts) + 8, 40
     width = max(columns * (cell + gap) + gap, 420)

@@ -10,6 +10,8 @@ import pytest
 # Read by TensorFlow when it is first imported, which is after this file.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+# Read by scikit-learn's OpenMP: spinning threads make small tests slow on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")
