@@ -23,7 +23,9 @@ from scan_tf.errors import StageError
 _MANIFEST = "manifest"
 
 
-def save_state(path: Path, variables: Sequence[Any], *, step: int, extra: Mapping[str, Any]) -> None:
+def save_state(
+    path: Path, variables: Sequence[Any], *, step: int, extra: Mapping[str, Any]
+) -> None:
     """Write every variable, the step and JSON-able `extra` to `path`."""
     arrays = {f"{i:05d}": np.asarray(v) for i, v in enumerate(variables)}
     manifest = {"step": step, "extra": extra, "arrays": _describe(arrays)}

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in _STAGES.items():
         stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-        stage.add_argument("--config", type=Path, metavar="FILE", help="YAML file of the experiment")
+        stage.add_argument("--config", type=Path, metavar="FILE", help="YAML of the experiment")
         stage.add_argument(
             "--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/NAME)"
         )

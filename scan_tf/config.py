@@ -13,9 +13,6 @@ of the layers above it.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
-import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -24,85 +21,7 @@ from typing import Any, Literal
 import yaml
 
 from scan_tf.errors import ConfigError
-
-
-def setting(
-    default: Any, *, low: float | None = None, high: float | None = None, above: float | None = None
-) -> Any:
-    """A dataclass field with a range: `low` and `high` are inclusive, `above` is exclusive."""
-    bounds = {"low": low, "high": high, "above": above}
-    return dataclasses.field(default=default, metadata=bounds)
-
-
-class Section:
-    """Base of all sections: checks the type and range of every field when it is built."""
-
-    def __post_init__(self) -> None:
-        """Check every field. Raises ConfigError with the name of the first bad one."""
-        hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = _coerce(hints[field.name], getattr(self, field.name), field.name)
-            _check_range(value, field.metadata, field.name)
-            object.__setattr__(self, field.name, value)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known name, and all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
-    return f"{hint}Available: {', '.join(known)}."
-
-
-def _coerce(hint: Any, value: Any, path: str) -> Any:
-    """`value` as `hint` asks, without guessing: a bool is no int, an int may serve as a float."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        return _coerce(next(a for a in args if a is not type(None)), value, path)
-    if origin is Literal:
-        if value in args and not isinstance(value, bool):
-            return value
-        hint_text = did_you_mean(str(value), map(str, args))
-        raise ConfigError(f"{path}: {_show(value)} is not a choice. {hint_text}")
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) != len(args):
-            raise ConfigError(f"{path}: expected {len(args)} values, got {_show(value)}.")
-        parts = zip(args, value, strict=True)
-        return tuple(_coerce(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(parts))
-    if hint is float:
-        # YAML 1.1 reads 1e-4 (no dot) as a string.
-        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-            return float(value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{path}: expected {_kind(hint)}, got {_show(value)}.")
-    if hint is float and value != value:
-        raise ConfigError(f"{path}: expected a number, got {_show(value)}.")
-    return value
-
-
-def _check_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
-    if not isinstance(value, (int, float)):
-        return
-    low, high, above = (bounds.get(k) for k in ("low", "high", "above"))
-    if low is not None and value < low:
-        raise ConfigError(f"{path}: must be at least {low}, got {value}.")
-    if above is not None and value <= above:
-        raise ConfigError(f"{path}: must be greater than {above}, got {value}.")
-    if high is not None and value > high:
-        raise ConfigError(f"{path}: must be at most {high}, got {value}.")
-
-
-def _kind(hint: Any) -> str:
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
-    return names.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def _show(value: Any) -> str:
-    return f"{value!r} ({type(value).__name__})"
+from scan_tf.schema import Section, did_you_mean, setting, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,18 +223,16 @@ def from_dict(
     pretext = _expand_name(tree.get("pretext", {}))
     name = pretext.get("name", PretextConfig.name) if isinstance(pretext, Mapping) else None
     if isinstance(pretext, Mapping) and not isinstance(name, str):
-        raise ConfigError(f"pretext.name: expected a string, got {_show(name)}.")
+        raise ConfigError(f"pretext.name: expected a string, got {show(name)}.")
     special = {"pretext": pretext_config(name)} if isinstance(name, str) else {}
     return typing.cast(Config, _build(Config, tree, "", special))
 
 
-def to_dict(section: Any) -> dict[str, Any]:
+def to_dict(section: Any) -> Any:
     """Nested plain dictionaries of a section, ready for YAML or JSON (tuples become lists)."""
-    return {
-        f.name: to_dict(v) if dataclasses.is_dataclass(v) else list(v) if isinstance(v, tuple) else v
-        for f in dataclasses.fields(section)
-        for v in [getattr(section, f.name)]
-    }
+    if dataclasses.is_dataclass(section):
+        return {f.name: to_dict(getattr(section, f.name)) for f in dataclasses.fields(section)}
+    return list(section) if isinstance(section, tuple) else section
 
 
 def dump(config: Config) -> str:
@@ -336,7 +253,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections, got {_show(tree)}.")
+        raise ConfigError(f"{path}: expected a mapping of sections, got {show(tree)}.")
     return tree
 
 
@@ -373,7 +290,7 @@ def _expand_name(value: Any) -> Any:
 
 def _build(cls: type, tree: Any, path: str, special: Mapping[str, type]) -> Any:
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"{path or 'config'}: expected a mapping, got {_show(tree)}.")
+        raise ConfigError(f"{path or 'config'}: expected a mapping, got {show(tree)}.")
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for key, value in tree.items():

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from scan_tf.augment import Policy
 from scan_tf.data import ImageSet
 from scan_tf.loader import normalise
 from scan_tf.task import Task
@@ -18,6 +19,8 @@ def embed(
     network: Callable[[tf.Tensor], tf.Tensor],
     images: ImageSet,
     *,
+    policy: Policy | None = None,
+    seed: int = 0,
     batch_size: int = 500,
     jit: bool = False,
     progress: str | None = None,
@@ -27,6 +30,8 @@ def embed(
     Args:
         network: maps normalised images `[B, S, S, 3]` to a float tensor `[B, ...]`.
         images: N images.
+        policy: augmentation to apply first; None: none.
+        seed: of the augmentation.
         batch_size: images at a time; the last batch is filled up, so that one shape is compiled.
         jit: compile with XLA.
         progress: what to call the progress bar; None: no bar.
@@ -36,8 +41,10 @@ def embed(
     """
 
     @tf.function(jit_compile=jit)
-    def forward(pixels: tf.Tensor) -> tf.Tensor:
+    def forward(pixels: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
         scaled = tf.cast(pixels, tf.float32) / 255.0
+        if policy is not None:
+            scaled = policy(scaled, tf.stack([seed, start]))
         return tf.cast(network(normalise(scaled, images.mean, images.std)), tf.float32)
 
     count = len(images)
@@ -46,7 +53,8 @@ def embed(
     starts = range(0, count, size)
     for start in tqdm(starts, progress, unit="batch", disable=progress is None, leave=False):
         rows = np.arange(start, start + size).clip(max=count - 1)
-        parts.append(forward(tf.convert_to_tensor(images.images[rows])).numpy())
+        pixels = tf.convert_to_tensor(images.images[rows])
+        parts.append(forward(pixels, tf.constant(start, tf.int32)).numpy())
     return np.concatenate(parts)[:count]
 
 

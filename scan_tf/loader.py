@@ -113,9 +113,8 @@ class Loader:
             }
             return
         self._policies = {
-            name: _compiled(
-                augment.make(v.policy, augment_config, size=size, mean=images.mean),
-                device.jit_augment and not device.jit_step,
+            name: compiled(
+                augment.make(v.policy, augment_config, size=size, mean=images.mean), device
             )
             for name, v in views.items()
         }
@@ -205,10 +204,11 @@ def normalise(images: tf.Tensor, mean: Any, std: Any) -> tf.Tensor:
     return (images - tf.constant(mean, tf.float32)) / tf.constant(std, tf.float32)
 
 
-def _compiled(policy: Callable[..., tf.Tensor], jit: bool) -> Callable[..., tf.Tensor]:
+def compiled(policy: augment.Policy, device: Device) -> augment.Policy:
     """Inside a step that is not compiled as a whole, XLA still pays for the augmentation."""
-    compiled: Callable[..., tf.Tensor] = tf.function(policy, jit_compile=True) if jit else policy
-    return compiled
+    alone = device.jit_augment and not device.jit_step
+    function: augment.Policy = tf.function(policy, jit_compile=True) if alone else policy
+    return function
 
 
 def _ahead(make: Callable[[int], Inputs], steps: range) -> Iterator[Inputs]:

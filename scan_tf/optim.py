@@ -7,6 +7,7 @@ schedule acts late), and its Adam places epsilon elsewhere. These two follow tor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +43,8 @@ class Schedule:
             whole = tf.cast(step // self.steps_per_epoch, tf.float32)
             elapsed = whole if config.schedule_per == "epoch" else epoch
             last = config.lr * config.final_fraction
-            wave = (1 + tf.cos(tf.constant(3.14159265358979, tf.float32) * elapsed / self.epochs)) / 2
-            rate = last + (config.lr - last) * wave
+            wave = tf.cos(math.pi * elapsed / self.epochs)
+            rate = last + (config.lr - last) * (1 + wave) / 2
         if config.warmup_epochs:
             per_step = 1 / self.steps_per_epoch
             rate *= tf.minimum(1.0, (epoch + per_step) / config.warmup_epochs)

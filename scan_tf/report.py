@@ -65,8 +65,8 @@ def write(work: Run, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
     report |= {"scan": None, "selflabel": None}
     for stage, (probs, embedded) in predictions.items():
         report[stage] = _clustering(work, images, probs, embedded) | work.record(stage)["result"]
-    times = {s: work.record(s).get("wall_time_s") for s in STAGES if s not in ("evaluate", "export")}
-    report["wall_time_s"] = times
+    before = [s for s in STAGES if s not in ("evaluate", "export")]
+    report["wall_time_s"] = {s: work.record(s).get("wall_time_s") for s in before}
     text = json.dumps(report, indent=2)
     checkpoint.write_text(work.folder("evaluate") / "report.json", text + "\n")
     _write_assignments(work, images, predictions)

@@ -1,8 +1,8 @@
 """The run directory: the only interface between stages.
 
 Every stage has a folder, and a record `status/<stage>.json` that says what part of the config it
-was made with, whether it is done, and how long it took. A stage that is done is skipped; one that was made with
-another config is refused, with the keys that differ.
+was made with, whether it is done, and how long it took. A stage that is done is skipped; one that
+was made with another config is refused, with the keys that differ.
 """
 
 from __future__ import annotations
@@ -97,6 +97,14 @@ class Run:
                 "training images."
             )
         return count
+
+    def inference(self, progress: str | None) -> dict[str, Any]:
+        """Options of `features.embed`; `progress` is the name of the bar."""
+        return {
+            "batch_size": self.config.evaluate.batch_size,
+            "jit": self.device.jit_step,
+            "progress": progress if self.config.runtime.progress else None,
+        }
 
     def is_done(self, stage: str) -> bool:
         """Whether the stage has finished with this config.

@@ -1,11 +1,7 @@
-"""The stages, each from what the ones before it left in the run directory.
-
-    pretext -> neighbors -> scan -> selflabel -> evaluate -> export
-"""
+"""The stages, in their order, each from what the ones before it left in the run directory."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,11 +16,11 @@ from scan_tf.backbones import ResNet
 from scan_tf.clustering import ScanTask
 from scan_tf.config import Config
 from scan_tf.data import ImageSet
-from scan_tf.errors import StageError, TrainingError
+from scan_tf.errors import TrainingError
 from scan_tf.heads import ClusterHeads
-from scan_tf.loader import CachedLoader, Loader, Order
-from scan_tf.evaluate import selection_loss
+from scan_tf.loader import CachedLoader, Loader, Order, compiled
 from scan_tf.runs import STAGES, Run
+from scan_tf.selection import Selection, validation
 from scan_tf.selflabel import SelfLabelTask
 from scan_tf.task import Pretext, Task
 from scan_tf.train import Batches, EpochHook, Trainer, read_metrics
@@ -79,7 +75,7 @@ def _neighbors(work: Run) -> dict[str, Any]:
     task = build_pretext(work, len(work.images("pretext") or work.train_images))
     checkpoint.load_weights(work.folder("pretext") / "weights.npz", task.networks)
     embedded = {
-        split: features.embed(task.embed, images, **_inference(work, f"features of {split}"))
+        split: features.embed(task.embed, images, **work.inference(f"features of {split}"))
         for split in ("train", "test")
         if (images := work.images(split)) is not None
     }
@@ -102,7 +98,7 @@ def _scan(work: Run) -> dict[str, Any]:
     work.require("neighbors")
     config, folder = work.config.scan, work.folder("scan")
     train, mined = work.train_images, neighbors.load(work.folder("neighbors") / "train.npz")
-    validation, validation_neighbors, held_out = _validation(work)
+    checked, checked_neighbors, held_out = validation(work)
     kept = train.subset(~held_out) if held_out.any() else train
     indices = neighbors.restrict(mined.indices, ~held_out)
 
@@ -113,10 +109,10 @@ def _scan(work: Run) -> dict[str, Any]:
     order = Order(len(kept), config.batch_size, seed=work.seed("scan"), neighbors=indices)
     loader: Batches
     if cached:
-        loader = CachedLoader(_augmented_features(work, backbone, kept), task.views, order)
+        loader = CachedLoader(_cached_features(work, backbone, kept), task.views, order)
     else:
         loader = _loader(work, "scan", kept, task, order=order)
-    selection = Selection(work, task, validation, validation_neighbors)
+    selection = Selection(work, task, checked, checked_neighbors)
     _train(work, "scan", task, loader, hook=selection)
 
     best = selection.record
@@ -148,7 +144,7 @@ def _evaluate(work: Run) -> dict[str, Any]:
     for stage in stages:
         task = SelfLabelTask(work.config.selflabel, *trained(work, stage))
         images = report.evaluated_images(work)
-        probs, embedded = features.predict(task, images, **_inference(work, stage))
+        probs, embedded = features.predict(task, images, **work.inference(stage))
         predictions[stage] = (probs[0], embedded)
     return report.write(work, predictions)
 
@@ -173,48 +169,6 @@ _FUNCTIONS: Mapping[str, Callable[[Run], dict[str, Any]]] = {
     "evaluate": _evaluate,
     "export": _export,
 }
-
-
-class Selection:
-    """Chooses epoch and head without labels, by the lowest selection loss on a validation set.
-
-    Args:
-        work: the run.
-        task: the SCAN task in training.
-        images: validation images.
-        indices: int32 `[n, k+1]`, their neighbours among themselves.
-
-    Attributes:
-        record: epoch, head, total, consistency and entropy of the best so far.
-        path: the weights of the best so far.
-    """
-
-    def __init__(self, work: Run, task: ScanTask, images: ImageSet, indices: np.ndarray):
-        self.work, self.task, self.images, self.indices = work, task, images, indices
-        self.record: dict[str, Any] = {}
-        self.path = work.folder("scan") / "best.npz"
-        self._features: np.ndarray | None = None
-
-    def __call__(self, epoch: int) -> dict[str, float]:
-        """Score every head; keep the weights when one is the best so far."""
-        probs = features.head_probs(self.task, self._embed())
-        scores = [selection_loss(p, self.indices) for p in probs]
-        head = int(np.argmin([s[0] for s in scores]))
-        total, consistency, entropy = scores[head]
-        if not self.record or total < self.record["total"]:
-            self.record.update(
-                epoch=epoch, head=head, total=total, consistency=consistency, entropy=entropy
-            )
-            checkpoint.save_weights(self.path, self.task.networks)
-        return {"selection": total, "selection_best": self.record["total"]}
-
-    def _embed(self) -> np.ndarray:
-        """Features of the validation images; a frozen backbone's never change."""
-        if self._features is None or not self.task.config.freeze_backbone:
-            backbone = self.task.backbone
-            how = _inference(self.work, None)
-            self._features = features.embed(lambda x: backbone(x, training=False), self.images, **how)
-        return self._features
 
 
 def build_pretext(work: Run, num_images: int) -> Pretext:
@@ -265,6 +219,28 @@ def _loader(
     )
 
 
+def _cached_features(work: Run, backbone: ResNet, images: ImageSet) -> np.ndarray:
+    """Features of `cached_views` augmented views of every image, float32 `[V, N, D]`."""
+    config = work.config
+    policy = compiled(
+        augment.make(
+            config.scan.augmentation, config.augment, size=images.image_size, mean=images.mean
+        ),
+        work.device,
+    )
+    views = [
+        features.embed(
+            lambda x: backbone(x, training=False),
+            images,
+            policy=policy,
+            seed=work.seed("scan") ^ view,
+            **work.inference(f"view {view + 1} of {config.scan.cached_views}"),
+        )
+        for view in range(config.scan.cached_views)
+    ]
+    return np.stack(views)
+
+
 def _train(
     work: Run, stage: str, task: Task, loader: Batches, *, hook: EpochHook | None = None
 ) -> None:
@@ -277,64 +253,6 @@ def _train(
         device=work.device,
         hook=hook,
     ).run()
-
-
-def _inference(work: Run, progress: str | None) -> dict[str, Any]:
-    return {
-        "batch_size": work.config.evaluate.batch_size,
-        "jit": work.device.jit_step,
-        "progress": progress if work.config.runtime.progress else None,
-    }
-
-
-def _validation(work: Run) -> tuple[ImageSet, np.ndarray, np.ndarray]:
-    """Images to select on, their neighbours among themselves, and which train images they are."""
-    config, train = work.config.scan, work.train_images
-    embedded, _ = checkpoint.read_npz(work.folder("neighbors") / "features.npz")
-    held_out = np.zeros(len(train), bool)
-    images, rows = train, embedded["train"]
-    if config.selection == "test":
-        test = work.images("test")
-        if test is None:
-            raise StageError(f"scan.selection: 'test', but '{train.name}' has no test split.")
-        images, rows = test, embedded["test"]
-    elif config.selection == "heldout":
-        count = round(config.heldout_fraction * len(train))
-        random = np.random.default_rng(work.seed("scan"))
-        held_out[random.choice(len(train), count, replace=False)] = True
-        images, rows = train.subset(held_out), rows[held_out]
-    mined = neighbors.mine(
-        rows,
-        dataclasses.replace(work.config.neighbors, index="auto"),
-        k=work.config.neighbors.k_validation,
-        seed=work.seed("scan"),
-        setting="neighbors.k_validation",
-    )
-    return images, mined.indices, held_out
-
-
-def _augmented_features(work: Run, backbone: ResNet, images: ImageSet) -> np.ndarray:
-    """Features of `cached_views` augmented views of every image, float32 `[V, N, D]`."""
-    config, count = work.config, work.config.scan.cached_views
-    policy = augment.make(
-        config.scan.augmentation, config.augment, size=images.image_size, mean=images.mean
-    )
-    if work.device.jit_augment and not work.device.jit_step:
-        policy = tf.function(policy, jit_compile=True)
-    mean, std = tf.constant(images.mean), tf.constant(images.std)
-    views = []
-    for view in range(count):
-        seed = tf.Variable([work.seed("scan"), view], dtype=tf.int32)
-
-        def network(pixels: tf.Tensor, seed: tf.Variable = seed) -> tf.Tensor:
-            # `embed` normalises before the network; a policy works on images in 0..1.
-            key = seed.assign_add([1, 0])
-            augmented = policy(pixels * std + mean, key)
-            return backbone((augmented - mean) / std, training=False)
-
-        progress = f"view {view + 1} of {count}"
-        views.append(features.embed(network, images, **_inference(work, progress)))
-    return np.stack(views)
 
 
 def _account(work: Run) -> dict[str, Any]:

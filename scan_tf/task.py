@@ -81,7 +81,7 @@ class Task(abc.ABC):
 
         Most methods do nothing here.
         """
-        return None
+        return
 
 
 class Pretext(Task):

@@ -1,10 +1,9 @@
 """THE training loop: one compiled update, sequenced by Python.
 
-    batch -> loss -> gradients -> optimizer -> after_update -> metrics
-
-It runs every stage. Metrics stay on the device until a log step. A checkpoint holds the step and
-every variable, and the batches are a pure function of the step, so an interrupted run that goes
-on ends with the same weights, bit for bit, as one that was never stopped.
+An update goes batch -> loss -> gradients -> optimizer -> after_update -> metrics. The loop runs
+every stage. Metrics stay on the device until a log step. A checkpoint holds the step and every
+variable, and the batches are a pure function of the step, so an interrupted run that goes on ends
+with the same weights, bit for bit, as one that was never stopped.
 """
 
 from __future__ import annotations

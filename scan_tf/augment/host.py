@@ -19,8 +19,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from scan_tf.augment import policies
 from scan_tf.augment.ops import STRONG_OPS
 from scan_tf.augment.policies import Mean
-from scan_tf.config import AugmentConfig, did_you_mean
+from scan_tf.config import AugmentConfig
 from scan_tf.errors import ConfigError, DataError
+from scan_tf.schema import did_you_mean
 
 # Albumentations asks the network for a newer version of itself unless told not to before import.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -126,10 +127,12 @@ class _StrongOps(A.ImageOnlyTransform):
         self.count = count
 
     def get_params(self) -> dict[str, Any]:
+        """Draw the names and magnitudes for one image."""
         names = self.py_random.choices(list(STRONG_OPS), k=self.count)
         return {"drawn": [(name, self.py_random.uniform(*STRONG_OPS[name])) for name in names]}
 
     def apply(self, img: np.ndarray, drawn: list[tuple[str, float]], **_: Any) -> np.ndarray:
+        """Apply them to an image uint8 [H,W,3]."""
         for name, magnitude in drawn:
             img = apply_op(name, img, magnitude)
         return img
@@ -145,11 +148,13 @@ class _Cutout(A.ImageOnlyTransform):
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
+        """Draw (top, bottom, left, right) for one image."""
         side = self.py_random.randint(1, self.limit)
         top, left = (self.py_random.randrange(n) - side // 2 for n in params["shape"][:2])
         return {"hole": (max(0, top), top + side, max(0, left), left + side)}
 
     def apply(self, img: np.ndarray, hole: tuple[int, int, int, int], **_: Any) -> np.ndarray:
+        """Fill the hole in a copy of an image uint8 [H,W,3]."""
         top, bottom, left, right = hole
         img = img.copy()
         img[top:bottom, left:right] = self.fill

@@ -1,0 +1,93 @@
+"""Sections of a config: typed fields with ranges, checked when they are built."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from scan_tf.errors import ConfigError
+
+
+def setting(
+    default: Any, *, low: float | None = None, high: float | None = None, above: float | None = None
+) -> Any:
+    """A dataclass field with a range: `low` and `high` are inclusive, `above` is exclusive."""
+    bounds = {"low": low, "high": high, "above": above}
+    return dataclasses.field(default=default, metadata=bounds)
+
+
+class Section:
+    """Base of all sections: checks the type and range of every field when it is built."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises ConfigError with the name of the first bad one."""
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = _coerce(hints[field.name], getattr(self, field.name), field.name)
+            _check_range(value, field.metadata, field.name)
+            object.__setattr__(self, field.name, value)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known name, and all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Available: {', '.join(known)}."
+
+
+def _coerce(hint: Any, value: Any, path: str) -> Any:
+    """`value` as `hint` asks, without guessing: a bool is no int, an int may serve as a float."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, path)
+    if origin is Literal:
+        if value in args and not isinstance(value, bool):
+            return value
+        hint_text = did_you_mean(str(value), map(str, args))
+        raise ConfigError(f"{path}: {show(value)} is not a choice. {hint_text}")
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or len(value) != len(args):
+            raise ConfigError(f"{path}: expected {len(args)} values, got {show(value)}.")
+        parts = zip(args, value, strict=True)
+        return tuple(_coerce(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(parts))
+    if hint is float:
+        # YAML 1.1 reads 1e-4 (no dot) as a string.
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+            return float(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{path}: expected {_kind(hint)}, got {show(value)}.")
+    if hint is float and value != value:
+        raise ConfigError(f"{path}: expected a number, got {show(value)}.")
+    return value
+
+
+def _check_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
+    if not isinstance(value, (int, float)):
+        return
+    low, high, above = (bounds.get(k) for k in ("low", "high", "above"))
+    if low is not None and value < low:
+        raise ConfigError(f"{path}: must be at least {low}, got {value}.")
+    if above is not None and value <= above:
+        raise ConfigError(f"{path}: must be greater than {above}, got {value}.")
+    if high is not None and value > high:
+        raise ConfigError(f"{path}: must be at most {high}, got {value}.")
+
+
+def _kind(hint: Any) -> str:
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def show(value: Any) -> str:
+    """A value and its type, for error messages."""
+    return f"{value!r} ({type(value).__name__})"
