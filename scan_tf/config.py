@@ -1,9 +1,8 @@
 """Typed configuration: frozen dataclasses, a strict YAML loader and dotted overrides.
 
-Every setting of the program is a field of one of the sections below, with a default, a type and
-a range. `load` refuses unknown keys, wrong types and values out of range, and names the dotted
-path, what was expected and what was received. Nothing is read from the environment and nothing
-happens at import.
+Every setting of the program is a field of one of the sections below. `load` refuses unknown keys,
+wrong types and values out of range, and names the dotted path, what was expected and what was
+received. Nothing is read from the environment.
 
 The pretext section depends on `pretext.name`; the caller passes a function that returns the
 section's class for a name (see `scan_tf.pretext.config_class`), so that this module needs none
@@ -21,7 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from scan_tf.errors import ConfigError
-from scan_tf.schema import Section, did_you_mean, setting, show
+from scan_tf.schema import Section, did_you_mean, read_yaml, setting, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +129,11 @@ class ScanConfig(TrainConfig):
     augmentation: Literal["strong", "simclr", "weak", "none"] = "strong"
     # Train the heads only; the backbone stays in inference mode, without gradient.
     freeze_backbone: bool = False
-    # With a frozen backbone: keep this many augmented views of every feature; 0: none kept.
+    # Augmented views of every feature kept for training heads alone; 0: none, augment each time.
     cached_views: int = setting(0, low=0)
+    # Epochs of the heads alone, on cached views, before the epochs of the whole network.
+    head_epochs: int = setting(0, low=0)
+    head_lr: float = setting(1e-3, above=0)
     # Which images the label-free selection of epoch and head looks at.
     selection: Literal["heldout", "test", "train"] = "heldout"
     heldout_fraction: float = setting(0.1, above=0, high=0.5)
@@ -183,6 +185,8 @@ class Config(Section):
 
     name: str = "run"
     seed: int = setting(0, low=0, high=2**31 - 1)
+    # Another number gives another clustering on the same pretext.
+    clustering_seed: int = setting(0, low=0, high=2**31 - 1)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -210,7 +214,7 @@ def load(
     Raises:
         ConfigError: the file is missing or no YAML, or a setting is bad.
     """
-    tree = _read_yaml(Path(path))
+    tree = read_yaml(Path(path))
     for text in overrides:
         _apply_override(tree, text)
     return from_dict(tree, pretext_config=pretext_config)
@@ -240,35 +244,6 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the config file cannot be read ({error}).") from error
-    try:
-        _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections, got {show(tree)}.")
-    return tree
-
-
-def _refuse_duplicates(node: yaml.Node | None, path: str) -> None:
-    """safe_load silently keeps the last of two equal keys; a config must not."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise ConfigError(f"{path}:{line}: the key '{key.value}' is given twice.")
-            seen.add(key.value)
-            _refuse_duplicates(value, path)
-
-
 def _apply_override(tree: dict[str, Any], text: str) -> None:
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
@@ -279,7 +254,10 @@ def _apply_override(tree: dict[str, Any], text: str) -> None:
         raise ConfigError(f"override '{text}': the value is not valid YAML: {error}") from error
     *sections, leaf = key.strip().split(".")
     for section in sections:
-        tree[section] = tree = dict(_expand_name(tree.get(section) or {}))
+        inner = _expand_name(tree.get(section) or {})
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"override '{text}': {section} is {show(inner)}, not a section.")
+        tree[section] = tree = dict(inner)
     tree[leaf] = value
 
 
@@ -317,5 +295,5 @@ def _build(cls: type, tree: Any, path: str, special: Mapping[str, type]) -> Any:
 
 
 def _default(cls: type, key: str, kind: Any) -> Any:
-    default = {f.name: f.default for f in dataclasses.fields(cls)}[key]
+    default = getattr(cls, key)
     return default if type(default) is kind else kind()

@@ -30,7 +30,7 @@ from scan_tf.errors import StageError
 STAGES = {
     "pretext": ("seed", "data", "model", "augment", "pretext", "runtime"),
     "neighbors": ("neighbors",),
-    "scan": ("scan",),
+    "scan": ("clustering_seed", "scan"),
     "selflabel": ("selflabel",),
     "evaluate": ("evaluate",),
     "export": (),
@@ -63,7 +63,9 @@ class Run:
 
     def seed(self, stage: str) -> int:
         """A seed for each stage, derived from the run's."""
-        sequence = np.random.SeedSequence([self.config.seed, list(STAGES).index(stage)])
+        number = list(STAGES).index(stage)
+        again = self.config.clustering_seed if stage in ("scan", "selflabel") else 0
+        sequence = np.random.SeedSequence([self.config.seed, number, again])
         return int(sequence.generate_state(1)[0] >> 1)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - a run lives as long as the program

@@ -1,14 +1,18 @@
-"""Sections of a config: typed fields with ranges, checked when they are built."""
+"""Sections of a config: typed fields with ranges, and the strict YAML they are read from."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from scan_tf.errors import ConfigError
 
@@ -41,6 +45,37 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"{hint}Available: {', '.join(known)}."
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError when there is none, or a key is given twice."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the config file cannot be read ({error}).") from error
+    try:
+        _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {show(tree)}.")
+    return tree
+
+
+def _refuse_duplicates(node: yaml.Node | None, path: str) -> None:
+    """safe_load silently keeps the last of two equal keys; a config must not."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value)
+            if name in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"{path}:{line}: the key '{name}' is given twice.")
+            seen.add(name)
+            _refuse_duplicates(value, path)
+
+
 def _coerce(hint: Any, value: Any, path: str) -> Any:
     """`value` as `hint` asks, without guessing: a bool is no int, an int may serve as a float."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -61,13 +96,13 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
     if hint is float:
         # YAML 1.1 reads 1e-4 (no dot) as a string.
         if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-            return float(value)
+            value = float(value)
         if isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
+            value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{path}: expected {_kind(hint)}, got {show(value)}.")
-    if hint is float and value != value:
-        raise ConfigError(f"{path}: expected a number, got {show(value)}.")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{path}: expected a finite number, got {show(value)}.")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import tensorflow as tf
 from scan_tf import augment, backbones, checkpoint, export, features, neighbors, pretext, report
 from scan_tf.backbones import ResNet
 from scan_tf.clustering import ScanTask
-from scan_tf.config import Config
+from scan_tf.config import Config, TrainConfig
 from scan_tf.data import ImageSet
 from scan_tf.errors import TrainingError
 from scan_tf.heads import ClusterHeads
@@ -63,8 +64,9 @@ def _pretext(work: Run) -> dict[str, Any]:
     """Learning features without labels."""
     images = work.images("pretext") or work.train_images
     task = build_pretext(work, len(images))
-    _train(work, "pretext", task, _loader(work, "pretext", images, task))
-    checkpoint.save_weights(work.folder("pretext") / "weights.npz", task.networks)
+    folder = work.folder("pretext")
+    _train(work, work.config.pretext, folder, task, _loader(work, "pretext", images, task))
+    checkpoint.save_weights(folder / "weights.npz", task.networks)
     return {"images": len(images)}
 
 
@@ -104,16 +106,18 @@ def _scan(work: Run) -> dict[str, Any]:
 
     backbone = _backbone(work, "pretext")
     heads = _heads(backbone, config.num_heads, work.num_clusters)
+    order = Order(len(kept), config.batch_size, seed=work.seed("scan"), neighbors=indices)
+    if config.head_epochs:
+        _warm_up_heads(work, backbone, heads, kept, order)
     cached = config.freeze_backbone and config.cached_views > 0
     task = ScanTask(config, backbone, heads, cached=cached)
-    order = Order(len(kept), config.batch_size, seed=work.seed("scan"), neighbors=indices)
     loader: Batches
     if cached:
         loader = CachedLoader(_cached_features(work, backbone, kept), task.views, order)
     else:
         loader = _loader(work, "scan", kept, task, order=order)
     selection = Selection(work, task, checked, checked_neighbors)
-    _train(work, "scan", task, loader, hook=selection)
+    _train(work, config, folder, task, loader, hook=selection)
 
     best = selection.record
     checkpoint.load_weights(selection.path, task.networks)
@@ -130,9 +134,10 @@ def _selflabel(work: Run) -> dict[str, Any]:
     config, images = work.config.selflabel, work.train_images
     backbone, heads = trained(work, "scan")
     task = SelfLabelTask(config, backbone, heads)
-    _train(work, "selflabel", task, _loader(work, "selflabel", images, task))
+    folder = work.folder("selflabel")
+    _train(work, config, folder, task, _loader(work, "selflabel", images, task))
     task.finish()
-    checkpoint.save_weights(work.folder("selflabel") / "weights.npz", task.networks)
+    checkpoint.save_weights(folder / "weights.npz", task.networks)
     return _account(work)
 
 
@@ -219,9 +224,30 @@ def _loader(
     )
 
 
+def _warm_up_heads(
+    work: Run, backbone: ResNet, heads: ClusterHeads, images: ImageSet, order: Order
+) -> None:
+    """Train the heads alone for `head_epochs` on cached features; done once."""
+    folder, networks = work.folder("scan") / "heads", {"heads": heads}
+    if (folder / "weights.npz").exists():
+        checkpoint.load_weights(folder / "weights.npz", networks)
+        return
+    config = dataclasses.replace(
+        work.config.scan,
+        epochs=work.config.scan.head_epochs,
+        optimizer=dataclasses.replace(work.config.scan.optimizer, lr=work.config.scan.head_lr),
+        freeze_backbone=True,
+    )
+    task = ScanTask(config, backbone, heads, cached=True)
+    features_of_views = _cached_features(work, backbone, images)
+    _train(work, config, folder, task, CachedLoader(features_of_views, task.views, order))
+    checkpoint.save_weights(folder / "weights.npz", networks)
+
+
 def _cached_features(work: Run, backbone: ResNet, images: ImageSet) -> np.ndarray:
     """Features of `cached_views` augmented views of every image, float32 `[V, N, D]`."""
     config = work.config
+    count = max(1, config.scan.cached_views)
     policy = compiled(
         augment.make(
             config.scan.augmentation, config.augment, size=images.image_size, mean=images.mean
@@ -234,21 +260,27 @@ def _cached_features(work: Run, backbone: ResNet, images: ImageSet) -> np.ndarra
             images,
             policy=policy,
             seed=work.seed("scan") ^ view,
-            **work.inference(f"view {view + 1} of {config.scan.cached_views}"),
+            **work.inference(f"view {view + 1} of {count}"),
         )
-        for view in range(config.scan.cached_views)
+        for view in range(count)
     ]
     return np.stack(views)
 
 
 def _train(
-    work: Run, stage: str, task: Task, loader: Batches, *, hook: EpochHook | None = None
+    work: Run,
+    config: TrainConfig,
+    folder: Path,
+    task: Task,
+    loader: Batches,
+    *,
+    hook: EpochHook | None = None,
 ) -> None:
     Trainer(
         task,
         loader,
-        getattr(work.config, stage),
-        work.folder(stage),
+        config,
+        folder,
         runtime=work.config.runtime,
         device=work.device,
         hook=hook,
