@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import yaml
+
+from scan_tf import config, pretext
+from scan_tf.errors import ConfigError
+
+
+def build(tree):
+    return config.from_dict(tree, pretext_config=pretext.config_class)
+
+
+def load(tmp_path, text, *overrides):
+    path = tmp_path / "experiment.yaml"
+    path.write_text(text, encoding="utf-8")
+    return config.load(path, overrides, pretext_config=pretext.config_class)
+
+
+def message(function, *args):
+    with pytest.raises(ConfigError) as caught:
+        function(*args)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+# Bad settings, each with its whole message
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        ({"scan": {"epochs": "20"}}, "scan.epochs: expected an integer, got '20' (str)."),
+        ({"scan": {"epochs": 2.0}}, "scan.epochs: expected an integer, got 2.0 (float)."),
+        ({"scan": {"epochs": True}}, "scan.epochs: expected an integer, got True (bool)."),
+        ({"scan": {"epochs": None}}, "scan.epochs: expected an integer, got None (NoneType)."),
+        (
+            {"scan": {"entropy_weight": True}},
+            "scan.entropy_weight: expected a number, got True (bool).",
+        ),
+        (
+            {"scan": {"entropy_weight": "five"}},
+            "scan.entropy_weight: expected a number, got 'five' (str).",
+        ),
+        (
+            {"scan": {"entropy_weight": math.nan}},
+            "scan.entropy_weight: expected a finite number, got nan (float).",
+        ),
+        (
+            {"scan": {"entropy_weight": math.inf}},
+            "scan.entropy_weight: expected a finite number, got inf (float).",
+        ),
+        ({"scan": {"freeze_backbone": 1}}, "scan.freeze_backbone: expected true or false, got 1"),
+        ({"name": 7}, "name: expected a string, got 7 (int)."),
+        ({"data": {"name": ["digits"]}}, "data.name: expected a string, got ['digits'] (list)."),
+        ({"scan": {"num_clusters": "ten"}}, "scan.num_clusters: expected an integer, got 'ten'"),
+        ({"augment": {"jitter": [1, 1, 1]}}, "augment.jitter: expected 4 values, got [1, 1, 1]"),
+        ({"augment": {"jitter": 0.4}}, "augment.jitter: expected 4 values, got 0.4 (float)."),
+        (
+            {"augment": {"crop_scale": [0.2, "all"]}},
+            "augment.crop_scale[1]: expected a number, got 'all' (str).",
+        ),
+        ({"scan": {"epochs": 0}}, "scan.epochs: must be at least 1, got 0."),
+        ({"scan": {"heldout_fraction": 0.6}}, "scan.heldout_fraction: must be at most 0.5, got"),
+        (
+            {"scan": {"heldout_fraction": 0}},
+            "scan.heldout_fraction: must be greater than 0, got 0.0.",
+        ),
+        (
+            {"scan": {"optimizer": {"lr": -1.0}}},
+            "scan.optimizer.lr: must be greater than 0, got -1.0.",
+        ),
+        ({"scan": {"num_clusters": 1}}, "scan.num_clusters: must be at least 2, got 1."),
+        ({"seed": -1}, "seed: must be at least 0, got -1."),
+        ({"scan": 3}, "scan: expected a mapping, got 3 (int)."),
+        ({"scan": ["epochs"]}, "scan: expected a mapping, got ['epochs'] (list)."),
+        ({"pretext": 3}, "pretext: expected a mapping, got 3 (int)."),
+        ({"pretext": {"name": 3}}, "pretext.name: expected a string, got 3 (int)."),
+        ({"scan": {"optimizer": 0.1}}, "scan.optimizer: expected a mapping, got 0.1 (float)."),
+        (
+            {"model": {"stem": "cifer"}},
+            "model.stem: 'cifer' (str) is not a choice. Did you mean 'cifar'? Available: cifar, "
+            "imagenet, stl, strided.",
+        ),
+        (
+            {"runtime": {"jit_compile": True}},
+            "runtime.jit_compile: True (bool) is not a choice. Available: always, auto, never.",
+        ),
+        ({"scan": "adam"}, "scan: expected a mapping, got 'adam' (str)."),
+        ({"scan": {"optimizer": {"lr": "1e999"}}}, "scan.optimizer.lr: expected a finite number"),
+    ],
+)
+def test_bad_value(tree, expected):
+    assert message(build, tree).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        ({"scam": {}}, "unknown key 'scam'. Did you mean 'scan'? Available: augment, data, "),
+        (
+            {"scan": {"epoch": 3}},
+            "unknown key 'scan.epoch'. Did you mean 'epochs'? Available: augmentation, batch_size",
+        ),
+        (
+            {"scan": {"optimizer": {"learning_rate": 3}}},
+            "unknown key 'scan.optimizer.learning_rate'. ",
+        ),
+        ({1: 2}, "unknown key '1'. Available: "),
+        ({"pretext": {"name": "rotnet", "temperature": 0.1}}, "unknown key 'pretext.temperature'"),
+        (
+            {"pretext": {"name": "simclar"}},
+            "pretext.name: unknown 'simclar'. Did you mean 'simclr'? Available: rotnet, simclr.",
+        ),
+    ],
+)
+def test_unknown_name(tree, expected):
+    assert message(build, tree).startswith(expected)
+
+
+def test_a_section_checks_itself_without_the_loader():
+    with pytest.raises(ConfigError, match="^epochs: must be at least 1, got 0.$"):
+        config.ScanConfig(epochs=0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.ScanConfig().epochs = 3
+
+
+# Files and overrides
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    assert load(tmp_path, "") == build({}) == load(tmp_path, "# nothing\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed: 1\nseed: 2\n", "experiment.yaml:2: the key 'seed' is given twice."),
+        ("scan:\n  epochs: 1\n  epochs: 2\n", ":3: the key 'epochs' is given twice."),
+        ("[1, 2]", "experiment.yaml: expected a mapping of sections, got [1, 2] (list)."),
+        ("seed: [1", "experiment.yaml: not valid YAML: "),
+        ("? [1, 2]\n: 3\n", "experiment.yaml: not valid YAML: "),
+        ("seed: !!python/object/apply:os.getpid []", "experiment.yaml: not valid YAML: "),
+    ],
+)
+def test_bad_file(tmp_path, text, expected):
+    assert expected in message(load, tmp_path, text)
+
+
+def test_missing_and_binary_file(tmp_path):
+    path = tmp_path / "none.yaml"
+    expected = f"{path}: the config file cannot be read"
+    with pytest.raises(ConfigError, match=expected):
+        config.load(path, pretext_config=pretext.config_class)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=expected):
+        config.load(path, pretext_config=pretext.config_class)
+
+
+def test_overrides_go_through_the_same_checks(tmp_path):
+    text = "scan:\n  epochs: 3\n  num_heads: 2\n"
+    loaded = load(tmp_path, text, "scan.epochs=7", "augment.crop_scale=[0.5, 1]", "data.path=")
+    assert (loaded.scan.epochs, loaded.scan.num_heads) == (7, 2)
+    assert loaded.augment.crop_scale == (0.5, 1.0)
+    assert loaded.data.path is None
+    assert load(tmp_path, text, "scan.epochs=7", "scan.epochs=8").scan.epochs == 8
+    assert "scan.epochs: expected an integer" in message(load, tmp_path, text, "scan.epochs=many")
+    assert "unknown key 'scan.epoch'" in message(load, tmp_path, text, "scan.epoch=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("scan.epochs", "override 'scan.epochs': expected key=value, such as scan.epochs=20."),
+        ("=3", "override '=3': expected key=value, such as scan.epochs=20."),
+        ("seed=[1", "override 'seed=[1': the value is not valid YAML: "),
+        ("seed.epochs=1", "override 'seed.epochs=1': seed is 5 (int), not a section."),
+        ("scan.epochs.x=1", "scan.epochs: expected an integer, got {'x': 1} (dict)."),
+    ],
+)
+def test_bad_override(tmp_path, override, expected):
+    assert message(load, tmp_path, "seed: 5", override).startswith(expected)
+
+
+def test_an_override_may_extend_the_short_form(tmp_path):
+    loaded = load(tmp_path, "pretext: rotnet", "pretext.epochs=2")
+    assert (loaded.pretext.name, loaded.pretext.epochs) == ("rotnet", 2)
+    text = "pretext: {name: simclr, temperature: 0.5}"
+    assert load(tmp_path, text, "pretext.epochs=2").pretext.temperature == 0.5
+    # What only the other pretext has is refused, not dropped.
+    expected = "unknown key 'pretext.temperature'. "
+    assert message(load, tmp_path, text, "pretext.name=rotnet").startswith(expected)
+
+
+# Values that are understood
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("2E3", 2000.0), ("1.5e-2", 0.015), ("+1e+2", 100.0), ("3", 3.0)],
+)
+def test_numbers_that_yaml_takes_for_strings_or_integers(tmp_path, text, value):
+    lr = load(tmp_path, f"scan: {{optimizer: {{lr: {text}}}}}").scan.optimizer.lr
+    assert lr == value
+    assert isinstance(lr, float)
+
+
+@pytest.mark.parametrize("name", pretext.available())
+def test_the_short_form_and_the_defaults_of_every_pretext(name):
+    loaded = build({"pretext": name}).pretext
+    assert type(loaded) is pretext.config_class(name)
+    assert loaded == pretext.config_class(name)() == build({"pretext": {"name": name}}).pretext
+
+
+def test_short_forms_of_data_and_optimizer():
+    loaded = build({"data": "cifar10", "scan": {"optimizer": "sgd"}})
+    assert loaded.data.name == "cifar10"
+    assert loaded.scan.optimizer == dataclasses.replace(config.OptimizerConfig(), name="sgd")
+
+
+@pytest.mark.parametrize("name", pretext.available())
+def test_a_partial_section_keeps_the_other_defaults_of_its_owner(name):
+    default = pretext.config_class(name)().optimizer
+    assert default != config.OptimizerConfig()
+    loaded = build({"pretext": {"name": name, "optimizer": {"lr": 0.123}}}).pretext.optimizer
+    assert loaded == dataclasses.replace(default, lr=0.123)
+
+
+def test_dump_and_load_give_the_same_config(tmp_path):
+    tree = {
+        "name": "a run",
+        "seed": 3,
+        "pretext": {"name": "rotnet", "optimizer": {"lr": 0.5}},
+        "augment": {"crop_scale": [0.1, 0.9]},
+        "scan": {"num_clusters": 7, "optimizer": "sgd"},
+    }
+    first = build(tree)
+    text = config.dump(first)
+    assert load(tmp_path, text) == first
+    assert set(yaml.safe_load(text)) == {f.name for f in dataclasses.fields(config.Config)}
+    assert isinstance(yaml.safe_load(text)["augment"]["crop_scale"], list)
