@@ -1,0 +1,12 @@
+"""Score, draw and report: the same as `scan-tf evaluate`.
+
+Example:
+    python scripts/evaluate.py --config configs/digits_simclr.yaml --run-dir runs/digits_simclr
+"""
+
+import sys
+
+from scan_tf.cli import stage_main
+
+if __name__ == "__main__":
+    sys.exit(stage_main("evaluate"))

@@ -1,0 +1,12 @@
+"""Learn features without labels: the same as `scan-tf pretext`.
+
+Example:
+    python scripts/pretext.py --config configs/digits_simclr.yaml --run-dir runs/digits_simclr
+"""
+
+import sys
+
+from scan_tf.cli import stage_main
+
+if __name__ == "__main__":
+    sys.exit(stage_main("pretext"))

@@ -1,0 +1,12 @@
+"""Fine-tune on confident predictions: the same as `scan-tf selflabel`.
+
+Example:
+    python scripts/selflabel.py --config configs/digits_simclr.yaml --run-dir runs/digits_simclr
+"""
+
+import sys
+
+from scan_tf.cli import stage_main
+
+if __name__ == "__main__":
+    sys.exit(stage_main("selflabel"))
