@@ -62,6 +62,7 @@ def test_knn_predicts_as_the_official_code_does():
     assert evaluate.knn_accuracy(bank, labels, queries, truth, num_classes=10) == 0.75
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 6), st.integers(1, 60))
 def test_hungarian_finds_the_best_of_all_one_to_one_mappings(seed, clusters, extra, count):
     classes = min(6, clusters + extra - 1)
@@ -76,6 +77,7 @@ def test_hungarian_finds_the_best_of_all_one_to_one_mappings(seed, clusters, ext
     assert len(set(scores["mapping"])) == clusters
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 6), st.integers(1, 80))
 def test_names_of_clusters_do_not_matter(seed, clusters, classes, count):
     rng = np.random.default_rng(seed)
@@ -91,6 +93,7 @@ def test_names_of_clusters_do_not_matter(seed, clusters, classes, count):
     assert one["ari"] == pytest.approx(adjusted_rand_score(labels, found))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 6), st.integers(1, 4), st.integers(1, 80))
 def test_majority_vote_gives_each_cluster_its_commonest_class(seed, classes, extra, count):
     rng = np.random.default_rng(seed)
@@ -319,7 +322,7 @@ def test_silhouette_of_one_cluster_is_unknown():
     assert said["size_entropy"] == pytest.approx(0.0, abs=1e-5)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 30))
 def test_scores_stay_in_range_however_degenerate(seed, clusters, count):
     rng = np.random.default_rng(seed)

@@ -196,7 +196,7 @@ def test_restrict_drops_renumbers_and_cycles():
         neighbors.restrict(indices, np.flatnonzero(keep))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 30), st.floats(0.05, 1))
 def test_restrict_by_a_plain_loop(seed, count, share):
     rng = np.random.default_rng(seed)
