@@ -51,3 +51,5 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 14) or sys.exit( \
 	    f"Python 3.10 to 3.13 is needed; $(PYTHON) is {v[0]}.{v[1]}. Try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear $(VENV)
+	@# The pip of Python 3.10 (23.0) searches for versions without end where later ones take minutes.
+	@$(PIP) install --upgrade pip
