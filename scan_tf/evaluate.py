@@ -202,7 +202,7 @@ def neighbor_purity(indices: np.ndarray, labels: np.ndarray) -> float:
 def kmeans_scores(
     train_features: np.ndarray,
     features: np.ndarray,
-    labels: np.ndarray,
+    labels: np.ndarray | None,
     *,
     num_clusters: int,
     num_classes: int,
@@ -212,13 +212,14 @@ def kmeans_scores(
     """The k-means baseline: fit on the train features, score on the evaluation ones.
 
     Features are float [N, P] and [M, P], or uint8 (scaled to 0..1; further axes are flattened),
-    labels int64 [M]. Every restart is one k-means++ run; their seeds are seed, seed+1, ...
+    labels int64 [M] or None. Every restart is one k-means++ run; their seeds are seed, seed+1, ...
 
     Returns:
         acc, nmi, ari, num_clusters_used: means over the restarts; acc_std, ...: deviations
-        (divisor restarts-1; 0 for one restart); matching; restarts; fit_images: on how many train
-        images it was fit (all, or a random subset of large arrays). Raises DataError where there
-        are fewer train images than clusters, or lengths differ.
+        (divisor restarts-1; 0 for one restart); matching; all of these but num_clusters_used are
+        None without labels. restarts; fit_images: on how many train images it was fit (all, or a
+        random subset of large arrays). Raises DataError where there are fewer train images than
+        clusters, or lengths differ.
     """
     columns = int(np.prod(train_features.shape[1:]))
     count = min(len(train_features), max(KMEANS_FIT_VALUES // columns, 10 * num_clusters))
@@ -237,8 +238,9 @@ def kmeans_scores(
     result: dict[str, Any] = {"matching": runs[0]["matching"], "restarts": restarts}
     for key in ("acc", "nmi", "ari", "num_clusters_used"):
         values = [run[key] for run in runs]
-        result[key] = float(np.mean(values))
-        result[f"{key}_std"] = float(np.std(values, ddof=min(1, restarts - 1)))
+        known = None not in values
+        result[key] = float(np.mean(values)) if known else None
+        result[f"{key}_std"] = float(np.std(values, ddof=min(1, restarts - 1))) if known else None
     return {**result, "fit_images": count}
 
 
