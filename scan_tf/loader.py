@@ -33,17 +33,24 @@ class Order:
         batch_size: B; what remains of an epoch after the last full batch is dropped.
         seed: of the permutations and of the neighbours drawn.
         neighbors: int32 `[N, K+1]`, column 0 the image itself, or None.
+        setting: the name of the setting that `batch_size` came from, for the error message.
 
     Raises:
         DataError: fewer images than a batch.
     """
 
     def __init__(
-        self, num_images: int, batch_size: int, *, seed: int, neighbors: np.ndarray | None
+        self,
+        num_images: int,
+        batch_size: int,
+        *,
+        seed: int,
+        neighbors: np.ndarray | None,
+        setting: str = "batch_size",
     ):
         if num_images < batch_size:
             raise DataError(
-                f"batch_size: {batch_size} is more than the {num_images} images to train on. "
+                f"{setting}: {batch_size} is more than the {num_images} images to train on. "
                 f"Set it to {num_images} or less."
             )
         self.num_images = num_images

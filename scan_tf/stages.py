@@ -106,7 +106,7 @@ def _scan(work: Run) -> dict[str, Any]:
 
     backbone = _backbone(work, "pretext")
     heads = _heads(backbone, config.num_heads, work.num_clusters)
-    order = Order(len(kept), config.batch_size, seed=work.seed("scan"), neighbors=indices)
+    order = _order(work, "scan", len(kept), indices)
     if config.head_epochs:
         _warm_up_heads(work, backbone, heads, kept, order)
     cached = config.freeze_backbone and config.cached_views > 0
@@ -210,14 +210,23 @@ def _heads(backbone: ResNet, num_heads: int, num_clusters: int) -> ClusterHeads:
     return heads
 
 
+def _order(work: Run, stage: str, num_images: int, neighbors: np.ndarray | None = None) -> Order:
+    return Order(
+        num_images,
+        getattr(work.config, stage).batch_size,
+        seed=work.seed(stage),
+        neighbors=neighbors,
+        setting=f"{stage}.batch_size",
+    )
+
+
 def _loader(
     work: Run, stage: str, images: ImageSet, task: Task, *, order: Order | None = None
 ) -> Loader:
-    batch_size = getattr(work.config, stage).batch_size
     return Loader(
         images,
         task.views,
-        order or Order(len(images), batch_size, seed=work.seed(stage), neighbors=None),
+        order or _order(work, stage, len(images)),
         augment_config=work.config.augment,
         runtime=work.config.runtime,
         device=work.device,
