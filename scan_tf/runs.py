@@ -132,9 +132,15 @@ class Run:
         if not path.exists():
             return {}
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise StageError(f"{path}: damaged ({error}). Use --redo {stage}.") from error
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return {
+                "status": str(record["status"]),
+                "wall_time_s": float(record["wall_time_s"]),
+                "config": dict(record["config"]),
+                "result": dict(record["result"]),
+            }
+        except (ValueError, KeyError, TypeError) as error:
+            raise StageError(f"{path}: damaged ({error!r}). Use --redo {stage}.") from error
 
     @contextlib.contextmanager
     def working(self, stage: str) -> Iterator[dict[str, Any]]:
