@@ -188,10 +188,11 @@ class Run:
         return {k: tree[k] for k in STAGES[stage]}
 
     def _check_config(self, stage: str) -> None:
-        there = self.record(stage).get("config")
-        if there is None:
-            return
-        differences = list(_differences(there, self._read_by(stage)))
+        record = self.record(stage)
+        started = any(self.folder(stage).rglob("ckpt"))
+        if not record or (record["status"] != "done" and not started):
+            return  # there is nothing that was made with another config
+        differences = list(_differences(record["config"], self._read_by(stage)))
         if differences:
             raise StageError(
                 f"{self.folder(stage)} was made with another config: {'; '.join(differences)}. "
