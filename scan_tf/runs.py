@@ -37,6 +37,8 @@ STAGES = {
 }
 # The evaluation's folder has a name of its own.
 _FOLDERS = {"evaluate": "eval"}
+# They tell of the last stage that was trained, so that training another makes them out of date.
+_OUTPUTS = ("evaluate", "export")
 # Of the runtime section only these change the numbers.
 _NUMERIC_RUNTIME = ("dtype", "jit_compile")
 
@@ -164,6 +166,9 @@ class Run:
         except BaseException:
             write("interrupted")
             raise
+        if stage not in _OUTPUTS:
+            for name in _OUTPUTS:
+                self._record_path(name).unlink(missing_ok=True)
         write("done")
 
     def redo(self, stage: str) -> None:
