@@ -172,8 +172,15 @@ class Run:
         write("done")
 
     def redo(self, stage: str) -> None:
-        """Delete the results of a stage and of all that follow it."""
-        for later in [*STAGES][[*STAGES].index(stage) :]:
+        """Delete the results of a stage and of all that follow it.
+
+        Raises:
+            StageError: a stage before it was made with another config; nothing is deleted.
+        """
+        names, position = [*STAGES], [*STAGES].index(stage)
+        for earlier in names[:position]:
+            self._check_config(earlier)
+        for later in names[position:]:
             self._record_path(later).unlink(missing_ok=True)
             shutil.rmtree(self.folder(later), ignore_errors=True)
 
