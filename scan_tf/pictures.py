@@ -201,7 +201,7 @@ def embed_2d(features: np.ndarray, seed: int) -> np.ndarray:
     # The perplexity must stay below the number of points; 500 iterations look like 1000 here.
     start = "pca" if dimensions > 1 else "random"
     tsne = TSNE(perplexity=min(30, count / 4), init=start, max_iter=500, random_state=seed)
-    # One thread: t-SNE's threads wait for each other a hundred times longer on a busy machine.
+    # One thread: on a busy machine t-SNE's threads spend most of their time waiting.
     with threadpool_limits(1):
         return np.asarray(tsne.fit_transform(reduced), np.float32)
 
