@@ -1,7 +1,7 @@
 """The trained classifier as a TensorFlow SavedModel, and its use on image files.
 
 The SavedModel holds everything from pixels to clusters: `tf.saved_model.load` is all that a program
-needs to use it, neither this package nor Keras. The signature `serving_default` maps `images` uint8
+needs to use it, and not this package. The signature `serving_default` maps `images` uint8
 [B,H,W,3], of any H and W, to `cluster` int64 [B], `probabilities` f32 [B,C] and `features` f32
 [B,D]. Inside are the resize that folders of images get, the normalisation and the networks, in
 float32 whatever the dtype of the training. `model.json` beside it names sizes and constants.

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from scan_tf import backbones, checkpoint, data, export, features
+from scan_tf.config import DataConfig, ModelConfig
+from scan_tf.data import images as files
+from scan_tf.errors import ConfigError, DataError, MissingDataError, StageError
+from scan_tf.heads import ClusterHeads
+
+SIZE = 12
+CLUSTERS = 5
+MEAN, STD = data.IMAGENET_MEAN, data.IMAGENET_STD
+CONFIGS = {
+    "cifar": ModelConfig(backbone="resnet10", width=4),
+    "stl": ModelConfig(backbone="resnet18", stem="stl", width=2),
+    "imagenet": ModelConfig(backbone="resnet50", stem="imagenet", width=1),
+}
+
+# A program that has only TensorFlow: an input .npz to an output .npz.
+PROGRAM = """
+import sys
+import numpy as np
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+results = {}
+for name, images in np.load(sys.argv[2]).items():
+    for key, value in model(images=tf.constant(images)).items():
+        results[f"{name}/{key}"] = value.numpy()
+assert "scan_tf" not in sys.modules
+np.savez(sys.argv[3], **results)
+"""
+
+
+def make(config: ModelConfig, dtype: str) -> tuple[backbones.ResNet, ClusterHeads]:
+    """Networks as after training: no variable has its initial value."""
+    keras.utils.set_random_seed(0)
+    random = np.random.default_rng(0)
+    backbone = backbones.build(config, dtype=dtype, image_size=SIZE)
+    heads = ClusterHeads(1, CLUSTERS)
+    heads.build((None, backbone.feature_dim))
+    for variable in backbone.variables:
+        variable.assign(variable.numpy() * random.uniform(0.8, 1.2, variable.shape))
+        if variable.name in ("beta", "moving_mean"):
+            variable.assign(random.normal(0, 0.2, variable.shape))
+    for variable in heads.variables:
+        variable.assign(random.normal(0, 1, variable.shape))
+    return backbone, heads
+
+
+def save(directory: Path, backbone: backbones.ResNet, heads: ClusterHeads) -> None:
+    export.save(directory, backbone, heads, image_size=SIZE, mean=MEAN, std=STD)
+
+
+def serve(directory: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of a SavedModel loaded by plain TensorFlow."""
+    model = tf.saved_model.load(str(directory))
+    out = model.signatures["serving_default"](images=tf.constant(images))
+    return {k: v.numpy() for k, v in out.items()}
+
+
+def in_memory(
+    backbone: backbones.ResNet, heads: ClusterHeads, images: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What the stages of the pipeline compute from uint8 [B,S,S,3]."""
+    image_set = data.ImageSet(
+        name="test", split="train", images=images, labels=None, class_names=(), mean=MEAN, std=STD
+    )
+    embedded = features.embed(lambda x: backbone(x, training=False), image_set)
+    probs = tf.nn.softmax(heads(embedded)[0]).numpy()
+    return {"features": embedded, "probabilities": probs, "cluster": probs.argmax(-1)}
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[backbones.ResNet, ClusterHeads]:
+    return make(CONFIGS["cifar"], "float32")
+
+
+@pytest.fixture(scope="module")
+def run_dir(
+    tmp_path_factory: pytest.TempPathFactory, networks: tuple[backbones.ResNet, ClusterHeads]
+) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    save(folder / "export", *networks)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """Files of several shapes and kinds; `bad.png` and `sub/empty.jpg` cannot be read."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for name, shape in {
+        "native.png": (SIZE, SIZE, 3),
+        "wide.png": (20, 41, 3),
+        "gray.png": (30, 15),
+        "clear.png": (16, 17, 4),
+        "sub/small.bmp": (5, 4, 3),
+    }.items():
+        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(folder / name)
+    (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
+    (folder / "sub" / "empty.jpg").write_bytes(b"")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def test_a_program_with_tensorflow_alone_gets_the_same(tmp_path, networks, run_dir, rng) -> None:
+    native = rng.integers(0, 256, (6, SIZE, SIZE, 3), np.uint8)
+    wide = rng.integers(0, 256, (2, 20, 41, 3), np.uint8)
+    large = rng.integers(0, 256, (1, 100, 70, 3), np.uint8)
+    np.savez(tmp_path / "in.npz", native=native, wide=wide, large=large)
+    arguments = [str(run_dir / "export"), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], check=True, cwd=tmp_path, capture_output=True
+    )
+    out = np.load(tmp_path / "out.npz")
+    for name, images in {"native": native, "wide": wide, "large": large}.items():
+        squares = files.resize_and_crop(images, SIZE).numpy()
+        expected = in_memory(*networks, squares)
+        assert out[f"{name}/cluster"].dtype == np.int64
+        assert out[f"{name}/probabilities"].dtype == out[f"{name}/features"].dtype == np.float32
+        np.testing.assert_array_equal(out[f"{name}/cluster"], expected["cluster"])
+        for key in ("probabilities", "features"):
+            assert out[f"{name}/{key}"].shape == expected[key].shape
+            np.testing.assert_allclose(out[f"{name}/{key}"], expected[key], rtol=1e-4, atol=1e-5)
+    assert len(np.unique(out["native/probabilities"].round(2), axis=0)) == 6
+
+
+def test_signature_takes_any_shape_and_names_its_outputs(run_dir) -> None:
+    signature = tf.saved_model.load(str(run_dir / "export")).signatures["serving_default"]
+    ((_, arguments), outputs) = (
+        signature.structured_input_signature,
+        signature.structured_outputs,
+    )
+    assert list(arguments) == ["images"]
+    assert arguments["images"].shape.as_list() == [None, None, None, 3]
+    assert arguments["images"].dtype == tf.uint8
+    assert {k: v.shape.as_list() for k, v in outputs.items()} == {
+        "cluster": [None],
+        "probabilities": [None, CLUSTERS],
+        "features": [None, 32],
+    }
+
+
+def test_a_native_image_is_served_exactly_as_the_folder_loads_it(run_dir, photos) -> None:
+    loaded = data.load(DataConfig(name="folder", path=str(photos), image_size=SIZE), "train")
+    for path, square in zip(loaded.paths, loaded.images, strict=True):
+        original = serve(run_dir / "export", files.read_image(path)[None])
+        prepared = serve(run_dir / "export", square[None])
+        for key in original:
+            np.testing.assert_array_equal(original[key], prepared[key], err_msg=path)
+
+
+@pytest.mark.parametrize("stem", CONFIGS)
+def test_a_network_trained_in_bfloat16_is_served_in_float32(tmp_path, rng, stem) -> None:
+    backbone, heads = make(CONFIGS[stem], "mixed_bfloat16")
+    save(tmp_path / "export", backbone, heads)
+    images = rng.integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
+    out = serve(tmp_path / "export", images)
+
+    checkpoint.save_weights(tmp_path / "weights.npz", {"backbone": backbone})
+    full = backbones.build(CONFIGS[stem], dtype="float32", image_size=SIZE)
+    checkpoint.load_weights(tmp_path / "weights.npz", {"backbone": full})
+    expected = in_memory(full, heads, images)
+    np.testing.assert_allclose(out["features"], expected["features"], rtol=1e-4, atol=1e-5)
+    half = in_memory(backbone, heads, images)["features"]
+    error = np.abs(half - expected["features"]).max()
+    assert error > 10 * np.abs(out["features"] - expected["features"]).max()
+
+    report = export.check(tmp_path / "export", backbone, heads, images, MEAN, STD)
+    assert report["images"] == 4
+    assert report["agreement"] == 1.0
+    assert report["max_difference"] < 1e-5
+
+
+def test_check_refuses_other_weights(run_dir, networks, rng) -> None:
+    backbone, heads = networks
+    images = rng.integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
+    other = ClusterHeads(1, CLUSTERS)
+    other.build((None, backbone.feature_dim))
+    other.heads[0].kernel.assign(-np.asarray(heads.heads[0].kernel))
+    with pytest.raises(StageError, match="of 8 images into another cluster"):
+        export.check(run_dir / "export", backbone, other, images, MEAN, STD)
+
+
+def test_check_refuses_nan(tmp_path, rng) -> None:
+    backbone, heads = make(CONFIGS["cifar"], "float32")
+    heads.heads[0].bias.assign(np.full(CLUSTERS, np.nan))
+    save(tmp_path / "export", backbone, heads)
+    images = rng.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    with pytest.raises(StageError, match="nan"):
+        export.check(tmp_path / "export", backbone, heads, images, MEAN, STD)
+
+
+def test_model_json_holds_what_a_user_needs_to_know(run_dir) -> None:
+    facts = json.loads((run_dir / "export" / "model.json").read_text())
+    assert facts["image_size"] == SIZE
+    assert facts["num_clusters"] == CLUSTERS
+    assert facts["mean"] == list(MEAN)
+    assert facts["std"] == list(STD)
+
+
+def test_a_newer_export_replaces_the_older_one(tmp_path, rng) -> None:
+    images = rng.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    backbone, heads = make(CONFIGS["cifar"], "float32")
+    save(tmp_path / "export", backbone, heads)
+    before = serve(tmp_path / "export", images)["probabilities"]
+    (tmp_path / "export" / "stale.txt").touch()
+    heads.heads[0].kernel.assign(-np.asarray(heads.heads[0].kernel))
+    save(tmp_path / "export", backbone, heads)
+    after = serve(tmp_path / "export", images)["probabilities"]
+    assert np.abs(after - before).max() > 0.1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["export"]
+    assert not (tmp_path / "export" / "stale.txt").exists()
+
+
+def test_the_older_export_survives_a_failure(tmp_path, networks, monkeypatch) -> None:
+    save(tmp_path / "export", *networks)
+    replace = os.replace
+
+    def fail_at_the_last_moment(source: Path, target: Path) -> None:
+        if source.suffix == ".tmp":
+            raise OSError("disk full")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_at_the_last_moment)
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path / "export", *networks)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["export"]
+    serve(tmp_path / "export", np.zeros((1, SIZE, SIZE, 3), np.uint8))
+
+
+def test_save_replaces_nothing_else(tmp_path, networks) -> None:
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(StageError, match="holds something that is no SavedModel"):
+        save(tmp_path, *networks)
+    with pytest.raises(StageError, match="holds something that is no SavedModel"):
+        save(tmp_path / "photo.png", *networks)
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_save_wants_one_head(tmp_path, networks) -> None:
+    heads = ClusterHeads(3, CLUSTERS)
+    heads.build((None, networks[0].feature_dim))
+    with pytest.raises(StageError, match="expected 1 head, got 3"):
+        save(tmp_path / "export", networks[0], heads)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 256])
+def test_predict_on_files_of_all_kinds(
+    tmp_path, networks, run_dir, photos, caplog, batch_size
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        skipped = export.predict(run_dir, [photos], tmp_path / "out.csv", batch_size=batch_size)
+    assert skipped == [photos / "bad.png", photos / "sub" / "empty.jpg"]
+    assert "2 of 7 images cannot be read" in caplog.text
+    assert all(str(path) in caplog.text for path in skipped)
+
+    rows = read_csv(tmp_path / "out.csv")
+    names = ["clear.png", "gray.png", "native.png", "sub/small.bmp", "wide.png"]
+    assert [row["path"] for row in rows] == [str(photos / name) for name in names]
+    squares = [files.resize_and_crop(files.read_image(row["path"]), SIZE) for row in rows]
+    expected = in_memory(*networks, np.stack(squares))
+    assert [int(row["cluster"]) for row in rows] == expected["cluster"].tolist()
+    confidence = [float(row["confidence"]) for row in rows]
+    np.testing.assert_allclose(confidence, expected["probabilities"].max(-1), atol=2e-6)
+    assert all(re.fullmatch(r"[01]\.\d{6}", row["confidence"]) for row in rows)
+
+
+def test_predict_one_image_with_the_savedmodel_itself(run_dir, photos, tmp_path) -> None:
+    image = photos / "native.png"
+    assert export.predict(run_dir / "export", [str(image)], tmp_path / "new" / "out.csv") == []
+    (row,) = read_csv(tmp_path / "new" / "out.csv")
+    assert list(row) == ["path", "cluster", "confidence"]
+    assert row["path"] == str(image)
+
+
+def test_predict_keeps_paths_and_their_order(run_dir, photos, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(photos)
+    odd = 'a, "b"\n\udcff.png'
+    (photos / "native.png").rename(odd)
+    export.predict(run_dir, ["wide.png", odd, "sub/small.bmp", "wide.png"], tmp_path / "out.csv")
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        paths = [row["path"] for row in csv.DictReader(file)]
+    assert paths == ["wide.png", odd, "sub/small.bmp"]
+
+
+def test_predict_strict_names_the_bad_file_and_writes_nothing(run_dir, photos, tmp_path) -> None:
+    output = tmp_path / "out" / "out.csv"
+    with pytest.raises(DataError, match=r"bad\.png: cannot be read"):
+        export.predict(run_dir, [photos], output, strict=True)
+    assert list(output.parent.iterdir()) == []
+
+
+def test_predict_with_no_readable_image_writes_nothing(run_dir, photos, tmp_path) -> None:
+    output = tmp_path / "out" / "out.csv"
+    with pytest.raises(
+        DataError, match=r"1 of 1 images cannot be read:\n.*bad\.png(.|\n)*no image"
+    ):
+        export.predict(run_dir, [photos / "bad.png"], output)
+    assert list(output.parent.iterdir()) == []
+
+
+def test_predict_refuses_what_cannot_work(run_dir, photos, tmp_path) -> None:
+    output = tmp_path / "out.csv"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no images"):
+        export.predict(run_dir, [tmp_path / "empty"], output)
+    with pytest.raises(MissingDataError, match=r"gone\.png"):
+        export.predict(run_dir, [photos, photos / "gone.png"], output)
+    with pytest.raises(StageError, match=f"scan-tf export --run-dir {re.escape(str(tmp_path))}"):
+        export.predict(tmp_path, [photos], output)
+    with pytest.raises(DataError, match="is a folder"):
+        export.predict(run_dir, [photos], photos)
+    with pytest.raises(ConfigError, match="batch_size: must be at least 1, got 0"):
+        export.predict(run_dir, [photos], output, batch_size=0)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("broken", ["saved_model.pb", "model.json", "variables/variables.index"])
+def test_predict_refuses_a_damaged_export(tmp_path, networks, photos, broken) -> None:
+    save(tmp_path / "export", *networks)
+    (tmp_path / "export" / broken).write_bytes(b"\xff damaged")
+    with pytest.raises(StageError, match="export: damaged or not exported by scan_tf"):
+        export.predict(tmp_path, [photos], tmp_path / "out.csv")
