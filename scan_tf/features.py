@@ -28,7 +28,8 @@ def embed(
     """Apply `network` to every image, in the order of the data set.
 
     Args:
-        network: maps normalised images `[B, S, S, 3]` to a float tensor `[B, ...]`.
+        network: maps normalised images `[B, S, S, 3]` to a float tensor `[B, ...]`. It is compiled
+            here, unless it is a `tf.function`, which is then compiled once for many calls.
         images: N images.
         policy: augmentation to apply first; None: none.
         seed: of the augmentation.
@@ -40,13 +41,14 @@ def embed(
         float32 `[N, ...]`.
     """
 
-    @tf.function(jit_compile=jit)
     def forward(pixels: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
         scaled = tf.cast(pixels, tf.float32) / 255.0
         if policy is not None:
             scaled = policy(scaled, tf.stack([seed, start]))
         return tf.cast(network(normalise(scaled, images.mean, images.std)), tf.float32)
 
+    if not isinstance(network, tf.types.experimental.PolymorphicFunction):
+        forward = tf.function(forward, jit_compile=jit)
     count = len(images)
     size = min(batch_size, count)
     parts = []

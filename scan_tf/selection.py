@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from scan_tf import checkpoint, features, neighbors
 from scan_tf.clustering import ScanTask
@@ -34,6 +35,10 @@ class Selection:
         self.record: dict[str, Any] = {}
         self.path = work.folder("scan") / "best.npz"
         self._features: np.ndarray | None = None
+        # Compiled once, not again after every epoch.
+        self._network = tf.function(
+            lambda x: task.backbone(x, training=False), jit_compile=work.device.jit_step
+        )
 
     def __call__(self, epoch: int) -> dict[str, float]:
         """Score every head; keep the weights when one is the best so far."""
@@ -51,9 +56,8 @@ class Selection:
     def _embed(self) -> np.ndarray:
         """Features of the validation images; a frozen backbone's never change."""
         if self._features is None or not self.task.config.freeze_backbone:
-            backbone, how = self.task.backbone, self.work.inference(None)
             self._features = features.embed(
-                lambda x: backbone(x, training=False), self.images, **how
+                self._network, self.images, **self.work.inference(None)
             )
         return self._features
 
