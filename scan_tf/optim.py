@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from scan_tf.config import OptimizerConfig
@@ -56,7 +57,7 @@ class Optimizer:
 
     Args:
         config: optimiser section.
-        variables: float32 variables to train.
+        variables: float32 variables to train, of Keras or of TensorFlow.
 
     Attributes:
         state: slot variables in a fixed order, for checkpoints.
@@ -64,7 +65,7 @@ class Optimizer:
 
     def __init__(self, config: OptimizerConfig, variables: Sequence[Any]):
         self.config = config
-        self.variables = [getattr(v, "value", v) for v in variables]
+        self.variables = [v.value if isinstance(v, keras.Variable) else v for v in variables]
         slots = 2 if config.name == "adam" else 1
         self.slots = [
             [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.variables]
@@ -91,8 +92,11 @@ class Optimizer:
 
     def _adam(self, i: int, variable: Any, gradient: tf.Tensor, rate: tf.Tensor) -> None:
         """Kingma and Ba, ICLR 2015, with betas (0.9, 0.999) and epsilon 1e-8 (torch defaults)."""
-        count = tf.cast(self.updates, tf.float32)
         first = self.slots[0][i].assign(0.9 * self.slots[0][i] + 0.1 * gradient)
         second = self.slots[1][i].assign(0.999 * self.slots[1][i] + 0.001 * gradient**2)
-        scale = tf.sqrt(second / (1 - 0.999**count)) + 1e-8
-        variable.assign_sub(rate / (1 - 0.9**count) * first / scale)
+        scale = tf.sqrt(second / self._correction(0.999)) + 1e-8
+        variable.assign_sub(rate / self._correction(0.9) * first / scale)
+
+    def _correction(self, decay: float) -> tf.Tensor:
+        """1 - decay**updates, without the cancellation that float32 suffers at the start."""
+        return -tf.math.expm1(tf.cast(self.updates, tf.float32) * math.log(decay))
