@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,12 +90,14 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray], manifest: Mapping[st
 def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `write_npz` wrote. Raises StageError when the file is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
+        # NumPy leaves a file open that it opened itself and cannot read.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {k: archive[k] for k in archive.files}
         return arrays, json.loads(str(arrays.pop(_MANIFEST)))
     except FileNotFoundError as error:
         raise StageError(f"{path}: no such file; the stage before has not finished.") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    # Damage shows in a dozen kinds of exceptions; all mean the same to a user.
+    except Exception as error:
         raise StageError(f"{path}: damaged or not written by scan_tf ({error}).") from error
 
 

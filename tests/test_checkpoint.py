@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import os
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from scan_tf import checkpoint
+from scan_tf.errors import StageError
+from scan_tf.heads import ClusterHeads, ProjectionHead
+
+DTYPES = ["float32", "float64", "int64", "int32", "bool"]
+
+
+def heads(count=1, clusters=3, dim=4):
+    network = ClusterHeads(count, clusters)
+    network.build((None, dim))
+    return network
+
+
+def values(network):
+    return [np.asarray(v).copy() for v in network.variables]
+
+
+def failure(function, *args, **kwargs):
+    with pytest.raises(StageError) as caught:
+        function(*args, **kwargs)
+    return str(caught.value)
+
+
+# State
+
+
+def test_state_comes_back_exactly(tmp_path, rng):
+    arrays = [(3 * rng.standard_normal(s)).astype(d) for d in DTYPES for s in ((), (2, 3))]
+    arrays[1][0, 0] = np.nan
+    path = tmp_path / "deep" / "state.npz"
+    extra = {"window": [{"loss": 0.1}], "hook": {"best": None, "name": "é"}}
+    saved = [tf.Variable(a) for a in arrays]
+    keras_variable = keras.Variable(arrays[1])
+    checkpoint.save_state(path, [*saved, keras_variable], step=2**40, extra=extra)
+    others = [tf.Variable(tf.zeros_like(v)) for v in [*saved, keras_variable]]
+    assert checkpoint.restore_state(path, others) == (2**40, extra)
+    for old, new in zip([*arrays, arrays[1]], others, strict=True):
+        assert new.numpy().dtype == old.dtype
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "expected"),
+    [
+        ([(2,)], [(2,), (3,)], "1 of 2 variables do not fit this config: 00001 is missing."),
+        ([(2,), (3,)], [(2,)], "1 of 1 variables do not fit this config: 00001 is surplus."),
+        ([(2,)], [(3,)], "00000 is [[2], 'float32'], expected [[3], 'float32']."),
+        ([(1,)] * 9, [()] * 9, "9 of 9 variables do not fit this config: 00000 is "),
+    ],
+)
+def test_another_set_of_variables_is_refused(tmp_path, stored, wanted, expected):
+    path = tmp_path / "state.npz"
+    checkpoint.save_state(path, [tf.Variable(tf.ones(s)) for s in stored], step=1, extra={})
+    variables = [tf.Variable(tf.zeros(s)) for s in wanted]
+    said = failure(checkpoint.restore_state, path, variables)
+    assert said.startswith(f"{path}: ")
+    assert expected in said
+    assert said.endswith("Use the config it was trained with, or another run directory.")
+    assert all(not v.numpy().any() for v in variables)
+
+
+def test_another_dtype_is_refused(tmp_path):
+    path = tmp_path / "state.npz"
+    checkpoint.save_state(path, [tf.Variable(1)], step=1, extra={})
+    said = failure(checkpoint.restore_state, path, [tf.Variable(1.0)])
+    assert "00000 is [[], 'int32'], expected [[], 'float32']" in said
+
+
+# Weights
+
+
+def test_weights_come_back_under_their_names(tmp_path):
+    path = tmp_path / "weights.npz"
+    projector = ProjectionHead(2, 5)
+    projector.build((None, 4))
+    networks = {"heads": heads(2), "projector": projector}
+    checkpoint.save_weights(path, networks, extra={"head": 1})
+    arrays, _ = checkpoint.read_npz(path)
+    assert {"heads/0/kernel", "heads/1/bias", "projector/hidden/kernel"} <= set(arrays)
+    other = heads(2)
+    assert checkpoint.load_weights(path, {"heads": other}) == {"head": 1}
+    np.testing.assert_equal(values(other), values(networks["heads"]))
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "expected"),
+    [
+        (heads, lambda: heads(2), "2 of 4 variables do not fit this config: heads/1/kernel is mis"),
+        (lambda: heads(2), heads, "heads/1/kernel is surplus; heads/1/bias is surplus."),
+        (
+            lambda: heads(1, 7),
+            heads,
+            "heads/0/kernel is [[4, 7], 'float32'], expected [[4, 3], 'float32']; heads/0/bias is",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused(tmp_path, stored, wanted, expected):
+    path = tmp_path / "weights.npz"
+    checkpoint.save_weights(path, {"heads": stored()})
+    network = wanted()
+    before = values(network)
+    assert expected in failure(checkpoint.load_weights, path, {"heads": network})
+    np.testing.assert_equal(values(network), before)
+
+
+def test_a_network_that_is_not_there_is_missing(tmp_path):
+    path = tmp_path / "weights.npz"
+    checkpoint.save_weights(path, {"heads": heads()})
+    said = failure(checkpoint.load_weights, path, {"backbone": heads()})
+    assert "backbone/0/kernel is missing; backbone/0/bias is missing" in said
+
+
+def test_two_variables_never_share_a_name():
+    network = heads(12)
+    names = checkpoint.named_variables({"a": network, "b": network})
+    assert len(names) == 2 * len(network.variables)
+
+
+# Files
+
+
+def test_a_missing_file_says_so(tmp_path):
+    path = tmp_path / "none.npz"
+    said = failure(checkpoint.read_npz, path)
+    assert said == f"{path}: no such file; the stage before has not finished."
+
+
+@pytest.fixture
+def written(tmp_path):
+    path = tmp_path / "state.npz"
+    checkpoint.save_state(path, [tf.Variable(tf.range(1000.0))], step=1, extra={})
+    return path
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.7, 0.999])
+def test_a_truncated_file_is_refused(written, part):
+    content = written.read_bytes()
+    written.write_bytes(content[: int(part * len(content))])
+    said = failure(checkpoint.restore_state, written, [tf.Variable(tf.zeros(1000))])
+    assert said.startswith(f"{written}: damaged or not written by scan_tf (")
+
+
+@pytest.mark.parametrize("content", [b"text", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"\x80\x04."])
+def test_another_kind_of_file_is_refused(tmp_path, content):
+    path = tmp_path / "state.npz"
+    path.write_bytes(content)
+    assert "damaged or not written by scan_tf" in failure(checkpoint.read_npz, path)
+
+
+def test_other_numpy_files_are_refused(tmp_path):
+    path = tmp_path / "state.npz"
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+    assert "damaged or not written by scan_tf" in failure(checkpoint.read_npz, path)
+    np.savez(path, a=np.zeros(3))
+    assert "damaged or not written by scan_tf" in failure(checkpoint.read_npz, path)
+    np.savez(path, manifest=np.array(["{}"], object))
+    assert "damaged or not written by scan_tf" in failure(checkpoint.read_npz, path)
+
+
+def test_flipped_bits_are_refused_or_change_nothing(written, rng):
+    content = written.read_bytes()
+    expected, manifest = checkpoint.read_npz(written)
+    refused = 0
+    for place in rng.integers(0, len(content), 200):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        written.write_bytes(damaged)
+        try:
+            found = checkpoint.read_npz(written)
+        except StageError:
+            refused += 1
+        else:
+            np.testing.assert_equal(found, (expected, manifest))
+    assert refused > 100
+
+
+# Atomicity
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "notes.txt"
+    checkpoint.write_text(path, "old")
+
+    def fail():
+        with checkpoint.atomic(path) as temporary:
+            temporary.write_text("half of the n")
+            assert path.read_text() == "old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["notes.txt"]
+    checkpoint.write_text(path, "new é")
+    assert path.read_text(encoding="utf-8") == "new é"
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_state_that_cannot_be_written_leaves_the_old_one(written):
+    before = written.read_bytes()
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        checkpoint.save_state(written, [], step=2, extra={"hook": object()})
+    assert written.read_bytes() == before
+
+
+def test_the_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda f: (calls.append("fsync"), fsync(f)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    checkpoint.write_npz(tmp_path / "a.npz", {"a": np.zeros(3)}, {})
+    assert re.fullmatch("(fsync )+replace( fsync)*", " ".join(calls))
