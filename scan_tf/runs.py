@@ -185,10 +185,19 @@ class Run:
             shutil.rmtree(self.folder(later), ignore_errors=True)
 
     def write_config(self) -> None:
-        """Write the resolved config, and what it runs on, before anything else."""
-        checkpoint.write_text(self.root / "config.yaml", config.dump(self.config))
+        """Write the resolved config, and what it runs on, before anything else.
+
+        Raises:
+            StageError: the directory cannot be written.
+        """
         text = json.dumps(environment() | dataclasses.asdict(self.device), indent=2)
-        checkpoint.write_text(self.root / "environment.json", text + "\n")
+        try:
+            checkpoint.write_text(self.root / "config.yaml", config.dump(self.config))
+            checkpoint.write_text(self.root / "environment.json", text + "\n")
+        except OSError as error:
+            raise StageError(
+                f"{self.root}: cannot be written ({error}). Give another --run-dir."
+            ) from error
 
     def _record_path(self, stage: str) -> Path:
         return self.root / "status" / f"{stage}.json"
