@@ -102,14 +102,14 @@ def _add_prepare(commands: Any) -> None:
 
 def _run_stages(arguments: argparse.Namespace) -> None:
     from scan_tf import stages
-    from scan_tf.runs import STAGES
 
     work = _open(arguments)
     if arguments.redo:
         work.redo(arguments.redo)
-    names = STAGES if arguments.command == "run" else [arguments.command]
-    for name in names:
-        stages.run_stage(work, name)
+    if arguments.command == "run":
+        stages.run_all(work)
+    else:
+        stages.run_stage(work, arguments.command)
     if arguments.command in ("run", "evaluate"):
         print(f"\nreport and pictures: {work.folder('evaluate')}")
     if arguments.command in ("run", "export"):

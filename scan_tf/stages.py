@@ -42,9 +42,21 @@ def run(config: Config, root: Path | str) -> dict[str, Any]:
             stays in the run directory, and the same call goes on from there.
     """
     work = Run(config, Path(root))
+    run_all(work)
+    return report.read(work)
+
+
+def run_all(work: Run) -> None:
+    """`run` for a run directory that is open already; raises as it does."""
+    if not work.is_done("pretext"):
+        # Refuse now what a later stage would refuse, after hours of training.
+        train, evaluated = work.train_images, report.evaluated_images(work)
+        print(
+            f"{train.name}: {len(train):,} images to train on, {len(evaluated):,} to evaluate, "
+            f"{work.num_clusters} clusters"
+        )
     for stage in STAGES:
         run_stage(work, stage)
-    return report.read(work)
 
 
 def run_stage(work: Run, stage: str) -> None:
