@@ -25,6 +25,7 @@ _STAGES = {
     "evaluate": "score, draw, and write eval/report.json",
     "export": "write the SavedModel",
 }
+_GO_ON = "Run the same command, without --redo, to go on."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,8 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ScanError as error:
         print(f"scan-tf: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"scan-tf: {error}", file=sys.stderr)
+        return ScanError.exit_code
     except KeyboardInterrupt:
-        print("scan-tf: interrupted. Run the same command to go on.", file=sys.stderr)
+        print(f"scan-tf: interrupted. {_GO_ON}", file=sys.stderr)
         return 130
     return 0
 
@@ -151,7 +155,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _terminate(number: int, _: object) -> None:
-    raise Interrupted(number, "Terminated. Run the same command to go on.")
+    raise Interrupted(number, f"terminated. {_GO_ON}")
 
 
 if __name__ == "__main__":
