@@ -11,7 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from scan_tf import checkpoint, cli
+from scan_tf import cli
 
 
 def main() -> int:
@@ -21,6 +21,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
+    if not (arguments.run_dir / "status" / "neighbors.json").exists():
+        parser.error(f"{arguments.run_dir}: has no neighbors yet. Make them with scan-tf run.")
     reports = []
     for seed in arguments.seeds:
         folder = arguments.run_dir / "seeds" / str(seed)
@@ -33,7 +35,7 @@ def main() -> int:
         reports.append(json.loads((folder / "eval" / "report.json").read_text(encoding="utf-8")))
     scores = {s: _summary([r[s] for r in reports]) for s in ("scan", "selflabel")}
     text = json.dumps({"seeds": arguments.seeds, **scores}, indent=2)
-    checkpoint.write_text(arguments.run_dir / "seeds" / "scores.json", text + "\n")
+    (arguments.run_dir / "seeds" / "scores.json").write_text(text + "\n", encoding="utf-8")
     print(text)
     return 0
 
