@@ -84,7 +84,8 @@ def named_variables(networks: Mapping[str, keras.Model]) -> dict[str, Any]:
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
     """Write arrays and a JSON manifest atomically."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{_MANIFEST: np.array(json.dumps(manifest))}, **arrays)
+        everything: dict[str, Any] = {_MANIFEST: np.array(json.dumps(manifest)), **arrays}
+        np.savez(file, **everything)
 
 
 def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 2 bad input or config, 3 data missing, 130 or 143 interrupted and resumable.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -57,6 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def stage_main(stage: str) -> int:
     """The program of `scripts/<stage>.py`: the arguments of `scan-tf <stage>`."""
     return main([stage, *sys.argv[1:]])
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the arguments; overrides may stand before, between and after the options."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not (hasattr(arguments, "overrides") and all(_is_override(r) for r in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
+def _is_override(text: str) -> bool:
+    return "=" in text and not text.startswith("-")
 
 
 def _parser() -> argparse.ArgumentParser:

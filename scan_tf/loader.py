@@ -164,11 +164,9 @@ class Loader:
             return inputs
         for number, (name, view) in enumerate(self.views.items()):
             policy = self._host_policies[name]
+            random = np.random.default_rng([self.order.seed, step, number])
             inputs[name] = np.stack(
-                [
-                    policy(self.images.images[row], [self.order.seed, step, number, i])
-                    for i, row in enumerate(rows[view.of])
-                ]
+                [policy(self.images.images[row], random) for row in rows[view.of]]
             )
         return inputs
 
@@ -199,8 +197,9 @@ class CachedLoader:
         for number, (name, view) in enumerate(self.views.items()):
             rows = inputs["index"] if view.of == "anchor" else inputs["neighbor"]
             seed = tf.random.experimental.stateless_fold_in(inputs["seed"], number)
+            # Left to choose, XLA would draw other numbers.
             drawn = tf.random.stateless_uniform(
-                tf.shape(rows), seed, maxval=self._count, dtype=tf.int32
+                tf.shape(rows), seed, maxval=self._count, dtype=tf.int32, alg="philox"
             )
             batch[name] = tf.gather(self._flat, drawn * self._num_images + rows)
         return batch

@@ -66,7 +66,7 @@ def run_stage(work: Run, stage: str) -> None:
         print(f"{stage}: done before, in {seconds:.0f} s; skipped.")
         return
     work.write_config()
-    print(f"{stage}: {_FUNCTIONS[stage].__doc__.splitlines()[0]}")
+    print(f"{stage}: {_TITLES[stage]}")
     with work.working(stage) as result:
         keras.utils.set_random_seed(work.seed(stage))
         result.update(_FUNCTIONS[stage](work))
@@ -178,6 +178,14 @@ def _export(work: Run) -> dict[str, Any]:
     return {"weights_of": stage, **checked}
 
 
+_TITLES = {
+    "pretext": "learning features without labels",
+    "neighbors": "finding the nearest neighbours of every training image",
+    "scan": "clustering: an image and its neighbours agree, and every cluster is used",
+    "selflabel": "confident predictions teach strongly augmented images",
+    "evaluate": "scores, pictures and the report",
+    "export": "writing the SavedModel, and checking that it computes the same",
+}
 _FUNCTIONS: Mapping[str, Callable[[Run], dict[str, Any]]] = {
     "pretext": _pretext,
     "neighbors": _neighbors,

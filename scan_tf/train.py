@@ -135,7 +135,7 @@ class Trainer:
                 if due or signals.received or step == self.total_steps:
                     self._save(step)
                     saved = time.monotonic()
-                if signals.received and step < self.total_steps:
+                if signals.received:
                     raise Interrupted(
                         signals.received,
                         f"Stopped at step {step} of {self.total_steps}; saved in {self.directory}. "
@@ -147,7 +147,7 @@ class Trainer:
         return [self.step, *self.task.state, *self.optimizer.state]
 
     def _save(self, step: int) -> None:
-        window = [_scalars(m) for m in self._window]
+        window = self._finite(step)
         self._window = list(window)
         extra = {"window": window, "hook": self.hook.record if self.hook else {}}
         checkpoint.save_state(self._checkpoint, self._state, step=step, extra=extra)
@@ -164,18 +164,23 @@ class Trainer:
         return step
 
     def _means(self, step: int) -> dict[str, float]:
-        """Means of the metrics since the last log; refuses a loss that is not finite."""
-        rows = [_scalars(m) for m in self._window]
+        """Means of the metrics since the last log."""
+        rows = self._finite(step)
         self._window = []
+        epoch = round(step / self.loader.steps_per_epoch, 4)
+        means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+        return {"step": step, "epoch": epoch, **means}
+
+    def _finite(self, step: int) -> list[dict[str, float]]:
+        """The metrics since the last log, as numbers; refuses a loss that is not finite."""
+        rows = [_scalars(m) for m in self._window]
         if not all(math.isfinite(r["loss"]) for r in rows):
             raise TrainingError(
                 f"The loss is not finite between steps {step - len(rows) + 1} and {step}. "
                 "Lower optimizer.lr, set optimizer.clip_norm, or use runtime.dtype=float32; the "
                 f"last checkpoint in {self._checkpoint.parent} is from before."
             )
-        epoch = round(step / self.loader.steps_per_epoch, 4)
-        means = {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
-        return {"step": step, "epoch": epoch, **means}
+        return rows
 
     def _write(
         self, row: dict[str, float], bar: tqdm, writer: tf.summary.SummaryWriter | None

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scan_tf.config import DataConfig, did_you_mean
+from scan_tf.config import DataConfig
 from scan_tf.errors import ConfigError, DataError
+from scan_tf.schema import did_you_mean
 
 Split = Literal["pretext", "train", "test"]
 SPLITS: tuple[Split, ...] = ("pretext", "train", "test")

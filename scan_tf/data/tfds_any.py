@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from scan_tf import data
-from scan_tf.config import DataConfig, did_you_mean
+from scan_tf.config import DataConfig
 from scan_tf.data.images import allocate, resize_and_crop
 from scan_tf.errors import ConfigError, DataError, MissingDataError
+from scan_tf.schema import did_you_mean
 
 # Side for sets whose images have no common shape, when `data.image_size` is not given.
 DEFAULT_SIZE = 64

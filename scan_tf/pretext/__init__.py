@@ -12,8 +12,9 @@ import pkgutil
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from scan_tf.config import PretextConfig, did_you_mean
+from scan_tf.config import PretextConfig
 from scan_tf.errors import ConfigError
+from scan_tf.schema import did_you_mean
 
 if TYPE_CHECKING:
     from scan_tf.task import Pretext

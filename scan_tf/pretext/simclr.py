@@ -12,9 +12,10 @@ import dataclasses
 import tensorflow as tf
 
 from scan_tf.backbones import ResNet
-from scan_tf.config import OptimizerConfig, PretextConfig, setting
+from scan_tf.config import OptimizerConfig, PretextConfig
 from scan_tf.heads import ProjectionHead
 from scan_tf.losses import nt_xent
+from scan_tf.schema import setting
 from scan_tf.task import Batch, Pretext, View
 
 
