@@ -1,0 +1,124 @@
+"""Small networks, tasks and data, on which whole training steps take milliseconds.
+
+`NAMES` lists every task there is; the pretexts among them are found as the program finds them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from scan_tf import backbones, pretext
+from scan_tf.clustering import ScanTask
+from scan_tf.config import (
+    AugmentConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    ScanConfig,
+    SelfLabelConfig,
+    TrainConfig,
+)
+from scan_tf.data import IMAGENET_MEAN, IMAGENET_STD, ImageSet
+from scan_tf.device import Device
+from scan_tf.heads import ClusterHeads
+from scan_tf.loader import CachedLoader, Loader, Order
+from scan_tf.selflabel import SelfLabelTask
+from scan_tf.task import Task
+from scan_tf.train import Trainer
+
+SIZE, COUNT, BATCH, CLUSTERS, NEIGHBORS = 16, 32, 8, 4, 5
+PLAIN = Device("cpu", "float32", jit_step=False, jit_augment=False)
+COMPILED = Device("cpu", "float32", jit_step=True, jit_augment=True)
+QUIET = RuntimeConfig(progress=False, tensorboard=False, log_every=1)
+FAST = OptimizerConfig("adam", lr=3e-3)
+NAMES = [*pretext.available(), "scan", "scan_heads", "scan_frozen", "scan_cached", "selflabel"]
+
+
+def images(count: int = COUNT, seed: int = 0, split: str = "train") -> ImageSet:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+    return ImageSet("noise", split, pixels, None, (), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def backbone(dtype: str = "float32") -> backbones.ResNet:
+    return backbones.build(ModelConfig("resnet10", width=4), image_size=SIZE, dtype=dtype)
+
+
+def make(name: str, dtype: str = "float32") -> Task:
+    network = backbone(dtype)
+    if name in pretext.available():
+        config = pretext.config_class(name)()
+        return pretext.method_class(name)(config, network, projection_dim=8, num_images=COUNT)
+    heads = ClusterHeads(3 if name == "scan_heads" else 1, CLUSTERS)
+    heads.build((None, network.feature_dim))
+    if name == "selflabel":
+        # New networks are not sure of anything; a third is more than any cluster's even share.
+        return SelfLabelTask(SelfLabelConfig(threshold=0.3, ema=0.9), network, heads)
+    frozen = name in ("scan_frozen", "scan_cached")
+    config = ScanConfig(freeze_backbone=frozen)
+    return ScanTask(config, network, heads, cached=name == "scan_cached")
+
+
+def loader(
+    task: Task, *, seed: int = 0, device: Device = PLAIN, **runtime: Any
+) -> Loader | CachedLoader:
+    table = np.random.default_rng(1).integers(0, COUNT, (COUNT, NEIGHBORS + 1))
+    table[:, 0] = np.arange(COUNT)
+    order = Order(COUNT, BATCH, seed=seed, neighbors=table.astype(np.int32))
+    if getattr(task, "cached", False):
+        features = np.random.default_rng(2).random((2, COUNT, task.backbone.feature_dim))
+        return CachedLoader(features.astype(np.float32), task.views, order)
+    return Loader(
+        images(),
+        task.views,
+        order,
+        augment_config=AugmentConfig(),
+        runtime=dataclasses.replace(QUIET, **runtime),
+        device=device,
+    )
+
+
+def batch(task: Task, step: int = 0, **options: Any) -> dict[str, tf.Tensor]:
+    """The batch of one step, computed eagerly."""
+    source = loader(task, **options)
+    inputs = next(source.inputs(step, step + 1))
+    return source.prepare({k: tf.convert_to_tensor(v) for k, v in inputs.items()})
+
+
+class Given:
+    """A loader of given batches, one a step, over and over; an epoch is once through them."""
+
+    def __init__(self, batches: list[dict[str, Any]]):
+        self.batches = batches
+        self.steps_per_epoch = len(batches)
+
+    def inputs(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        for step in range(start, stop):
+            yield self.batches[step % self.steps_per_epoch]
+
+    def prepare(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return inputs
+
+
+def trainer(
+    task: Task,
+    source: Any,
+    directory: Path,
+    *,
+    optimizer: OptimizerConfig = FAST,
+    epochs: int = 1,
+    device: Device = PLAIN,
+    runtime: RuntimeConfig = QUIET,
+    hook: Any = None,
+) -> Trainer:
+    config = TrainConfig(epochs=epochs, batch_size=BATCH, optimizer=optimizer)
+    return Trainer(task, source, config, directory, runtime=runtime, device=device, hook=hook)
+
+
+def values(variables: list[Any]) -> list[np.ndarray]:
+    return [np.asarray(v).copy() for v in variables]
