@@ -44,6 +44,10 @@ setup(
         "PyYAML>=6.0.2,<7",
         # The pictures of the evaluation.
         "matplotlib>=3.9,<4",
+        # Scalars of the training stages; TensorFlow no longer brings it along.
+        "tensorboard>=2.19,<3",
+        # tensorflow-datasets prepares data sets with it, but does not declare it.
+        "importlib_resources>=6,<8",
         # Progress bars.
         "tqdm>=4.66,<5",
         # Reads image files, corrects their orientation and draws the reference augmentations.
