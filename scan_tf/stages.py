@@ -10,9 +10,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from scan_tf import augment, backbones, checkpoint, export, features, neighbors, pretext, report
+from scan_tf import augment, checkpoint, export, features, neighbors, networks, report
 from scan_tf.backbones import ResNet
 from scan_tf.clustering import ScanTask
 from scan_tf.config import Config, TrainConfig
@@ -23,7 +22,7 @@ from scan_tf.loader import CachedLoader, Loader, Order, compiled
 from scan_tf.runs import STAGES, Run
 from scan_tf.selection import Selection, validation
 from scan_tf.selflabel import SelfLabelTask
-from scan_tf.task import Pretext, Task
+from scan_tf.task import Task
 from scan_tf.train import Batches, EpochHook, Trainer, read_metrics
 
 
@@ -75,7 +74,7 @@ def run_stage(work: Run, stage: str) -> None:
 def _pretext(work: Run) -> dict[str, Any]:
     """Learning features without labels."""
     images = work.images("pretext") or work.train_images
-    task = build_pretext(work, len(images))
+    task = networks.new_pretext(work)
     folder = work.folder("pretext")
     _train(work, work.config.pretext, folder, task, _loader(work, "pretext", images, task))
     checkpoint.save_weights(folder / "weights.npz", task.networks)
@@ -86,8 +85,7 @@ def _neighbors(work: Run) -> dict[str, Any]:
     """Finding the nearest neighbours of every training image."""
     work.require("pretext")
     folder = work.folder("neighbors")
-    task = build_pretext(work, len(work.images("pretext") or work.train_images))
-    checkpoint.load_weights(work.folder("pretext") / "weights.npz", task.networks)
+    task = networks.trained_pretext(work)
     embedded = {
         split: features.embed(task.embed, images, **work.inference(f"features of {split}"))
         for split in ("train", "test")
@@ -116,8 +114,8 @@ def _scan(work: Run) -> dict[str, Any]:
     kept = train.subset(~held_out) if held_out.any() else train
     indices = neighbors.restrict(mined.indices, ~held_out)
 
-    backbone = _backbone(work, "pretext")
-    heads = _heads(backbone, config.num_heads, work.num_clusters)
+    backbone = networks.trained_pretext(work).backbone
+    heads = networks.new_heads(backbone, config.num_heads, work.num_clusters)
     order = _order(work, "scan", len(kept), indices)
     if config.head_epochs:
         _warm_up_heads(work, backbone, heads, kept, order)
@@ -133,8 +131,8 @@ def _scan(work: Run) -> dict[str, Any]:
 
     best = selection.record
     checkpoint.load_weights(selection.path, task.networks)
-    networks = {"backbone": backbone, "heads": heads.keep(best["head"])}
-    checkpoint.save_weights(folder / "weights.npz", networks, extra=best)
+    kept_networks = {"backbone": backbone, "heads": heads.keep(best["head"])}
+    checkpoint.save_weights(folder / "weights.npz", kept_networks, extra=best)
     checkpoint.write_text(folder / "best.json", json.dumps(best, indent=2) + "\n")
     print(f"  kept epoch {best['epoch']}, head {best['head']} (selected on {config.selection})")
     return {"selection": config.selection, **best}
@@ -144,7 +142,7 @@ def _selflabel(work: Run) -> dict[str, Any]:
     """Self-labelling: confident predictions teach strongly augmented images."""
     work.require("scan")
     config, images = work.config.selflabel, work.train_images
-    backbone, heads = trained(work, "scan")
+    backbone, heads = networks.trained_clusters(work, "scan")
     task = SelfLabelTask(config, backbone, heads)
     folder = work.folder("selflabel")
     _train(work, config, folder, task, _loader(work, "selflabel", images, task))
@@ -159,7 +157,7 @@ def _evaluate(work: Run) -> dict[str, Any]:
     stages = ["scan"] + (["selflabel"] if work.is_done("selflabel") else [])
     predictions = {}
     for stage in stages:
-        task = SelfLabelTask(work.config.selflabel, *trained(work, stage))
+        task = SelfLabelTask(work.config.selflabel, *networks.trained_clusters(work, stage))
         images = report.evaluated_images(work)
         probs, embedded = features.predict(task, images, **work.inference(stage))
         predictions[stage] = (probs[0], embedded)
@@ -170,7 +168,7 @@ def _export(work: Run) -> dict[str, Any]:
     """Writing the SavedModel, and checking that it computes the same."""
     work.require("scan")
     stage = "selflabel" if work.is_done("selflabel") else "scan"
-    backbone, heads = trained(work, stage)
+    backbone, heads = networks.trained_clusters(work, stage)
     images, folder = work.train_images, work.folder("export")
     how = {"mean": images.mean, "std": images.std}
     export.save(folder, backbone, heads, image_size=images.image_size, **how)
@@ -194,40 +192,6 @@ _FUNCTIONS: Mapping[str, Callable[[Run], dict[str, Any]]] = {
     "evaluate": _evaluate,
     "export": _export,
 }
-
-
-def build_pretext(work: Run, num_images: int) -> Pretext:
-    """The pretext task of the config over a new backbone."""
-    config = work.config
-    method = pretext.method_class(config.pretext.name)
-    dim = config.model.projection_dim
-    return method(config.pretext, _new_backbone(work), projection_dim=dim, num_images=num_images)
-
-
-def trained(work: Run, stage: str) -> tuple[ResNet, ClusterHeads]:
-    """Backbone and the one cluster head that `scan` or `selflabel` ended with."""
-    backbone = _new_backbone(work)
-    heads = _heads(backbone, 1, work.num_clusters)
-    networks = {"backbone": backbone, "heads": heads}
-    checkpoint.load_weights(work.folder(stage) / "weights.npz", networks)
-    return backbone, heads
-
-
-def _backbone(work: Run, stage: str) -> ResNet:
-    backbone = _new_backbone(work)
-    checkpoint.load_weights(work.folder(stage) / "weights.npz", {"backbone": backbone})
-    return backbone
-
-
-def _new_backbone(work: Run) -> ResNet:
-    size = work.train_images.image_size
-    return backbones.build(work.config.model, dtype=work.device.dtype, image_size=size)
-
-
-def _heads(backbone: ResNet, num_heads: int, num_clusters: int) -> ClusterHeads:
-    heads = ClusterHeads(num_heads, num_clusters)
-    heads(tf.zeros([1, backbone.feature_dim]))
-    return heads
 
 
 def _order(work: Run, stage: str, num_images: int, neighbors: np.ndarray | None = None) -> Order:
@@ -257,9 +221,9 @@ def _warm_up_heads(
     work: Run, backbone: ResNet, heads: ClusterHeads, images: ImageSet, order: Order
 ) -> None:
     """Train the heads alone for `head_epochs` on cached features; done once."""
-    folder, networks = work.folder("scan") / "heads", {"heads": heads}
+    folder = work.folder("scan") / "heads"
     if (folder / "weights.npz").exists():
-        checkpoint.load_weights(folder / "weights.npz", networks)
+        checkpoint.load_weights(folder / "weights.npz", {"heads": heads})
         return
     config = dataclasses.replace(
         work.config.scan,
@@ -270,7 +234,7 @@ def _warm_up_heads(
     task = ScanTask(config, backbone, heads, cached=True)
     features_of_views = _cached_features(work, backbone, images)
     _train(work, config, folder, task, CachedLoader(features_of_views, task.views, order))
-    checkpoint.save_weights(folder / "weights.npz", networks)
+    checkpoint.save_weights(folder / "weights.npz", {"heads": heads})
 
 
 def _cached_features(work: Run, backbone: ResNet, images: ImageSet) -> np.ndarray:
