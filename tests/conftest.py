@@ -35,3 +35,14 @@ def seeded() -> None:
     import keras
 
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run directory of `tiny_runs.CONFIG` with all stages done; copy it before changing it."""
+    import tiny_runs
+
+    root = tmp_path_factory.mktemp("finished")
+    config = tiny_runs.write_config(root / "tiny.yaml", tiny_runs.write_splits(root / "images"))
+    assert tiny_runs.scan_tf("run", "--config", config, "--run-dir", root / "run") == 0
+    return root / "run"
