@@ -31,7 +31,7 @@ def new_pretext(work: Run) -> Pretext:
         config.pretext,
         new_backbone(work),
         projection_dim=config.model.projection_dim,
-        num_images=len(work.images("pretext") or work.train_images),
+        num_images=len(work.pretext_images),
     )
 
 

@@ -76,6 +76,13 @@ class Run:
         return data.load(self.config.data, split)
 
     @property
+    def pretext_images(self) -> data.ImageSet:
+        """What the pretext learns from: the training images, or more."""
+        if data.pretext_is_train(self.config.data):
+            return self.train_images
+        return self.images("pretext") or self.train_images
+
+    @property
     def train_images(self) -> data.ImageSet:
         """The training split, which every data set has."""
         images = self.images("train")

@@ -73,7 +73,7 @@ def run_stage(work: Run, stage: str) -> None:
 
 def _pretext(work: Run) -> dict[str, Any]:
     """Learning features without labels."""
-    images = work.images("pretext") or work.train_images
+    images = work.pretext_images
     task = networks.new_pretext(work)
     folder = work.folder("pretext")
     _train(work, work.config.pretext, folder, task, _loader(work, "pretext", images, task))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -115,5 +116,14 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
     """
     if split not in SPLITS:
         raise ConfigError(f"split: '{split}' is unknown. {did_you_mean(str(split), SPLITS)}")
-    module = config.name if config.name in available() else "tfds_any"
-    return importlib.import_module(f"{__name__}.{module}").load(config, split)
+    return _module(config).load(config, split)
+
+
+def pretext_is_train(config: DataConfig) -> bool:
+    """Whether "pretext" and "train" are the same images, which need not be loaded twice."""
+    return bool(getattr(_module(config), "PRETEXT_IS_TRAIN", False))
+
+
+def _module(config: DataConfig) -> ModuleType:
+    name = config.name if config.name in available() else "tfds_any"
+    return importlib.import_module(f"{__name__}.{name}")

@@ -22,6 +22,8 @@ CLASS_NAMES = (
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2023, 0.1994, 0.2010)
 
+PRETEXT_IS_TRAIN = True
+
 
 def load(config: DataConfig, split: data.Split) -> data.ImageSet | None:
     """Load a split; "pretext" is "train". Raises MissingDataError: not prepared."""

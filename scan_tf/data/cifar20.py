@@ -51,6 +51,8 @@ FINE_TO_COARSE: Mapping[str, str] = MappingProxyType(
 # Label ids of CIFAR-100 are alphabetical.
 FINE_NAMES = tuple(sorted(FINE_TO_COARSE))
 
+PRETEXT_IS_TRAIN = True
+
 
 def load(config: DataConfig, split: data.Split) -> data.ImageSet | None:
     """Load a split, 32x32; "pretext" is "train". Raises MissingDataError: not prepared."""

@@ -14,6 +14,8 @@ from scan_tf.data.images import allocate
 # Four 3x3 stride-2 stages of a ResNet still see something at 16 pixels, and it stays fast.
 DEFAULT_SIZE = 16
 
+PRETEXT_IS_TRAIN = True
+
 
 def load(config: DataConfig, split: data.Split) -> data.ImageSet | None:
     """Load the digits as gray RGB, enlarged (bicubic) to `image_size`, 16 when not given.

@@ -30,6 +30,8 @@ _TEST_NAMES = ("test", "val", "validation")
 _SHOWN = 5
 _log = logging.getLogger(__name__)
 
+PRETEXT_IS_TRAIN = True
+
 
 def load(config: DataConfig, split: data.Split) -> data.ImageSet | None:
     """Load the images below `config.path` at `image_size`, 64 when not given.
@@ -115,10 +117,9 @@ def _read_all(
     from tqdm import tqdm
 
     images = allocate(len(files), size)
-    fit = tf.function(
-        lambda image: resize_and_crop(image, size),
-        input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
-    )
+    # Traced once, here: the threads would each trace a tf.function of their own.
+    any_image = tf.TensorSpec((None, None, 3), tf.uint8)
+    fit = tf.function(lambda image: resize_and_crop(image, size)).get_concrete_function(any_image)
 
     def read(index: int) -> DataError | None:
         try:
@@ -127,7 +128,7 @@ def _read_all(
             return error
         # On the host: a GPU would spend its time on copying single images.
         with tf.device("CPU:0"):
-            images[index] = fit(image).numpy()
+            images[index] = fit(tf.convert_to_tensor(image)).numpy()
         return None
 
     with ThreadPoolExecutor() as pool:
