@@ -18,7 +18,7 @@ demo: $(VENV)/.installed  ## learn to sort the digits of scikit-learn without la
 	$(BIN)/scan-tf run --config configs/digits_simclr.yaml --run-dir runs/digits_simclr $(ARGS)
 
 test: $(VENV)/.installed-dev  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -61,6 +61,7 @@ setup(
             "hypothesis==6.168.5",  # the newest for Python 3.10
             "mypy==2.4.1",
             "pytest==9.2.0",
+            "pytest-xdist==3.8.0",  # halves the time of the tests on two cores
             "ruff==0.17.6",
             "types-PyYAML==6.0.12.20261113",
         ],

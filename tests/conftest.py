@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pathlib
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -46,3 +47,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     config = tiny_runs.write_config(root / "tiny.yaml", tiny_runs.write_splits(root / "images"))
     assert tiny_runs.scan_tf("run", "--config", config, "--run-dir", root / "run") == 0
     return root / "run"
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Runs graph code op by op: what takes a few steps is done before it would be traced."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

@@ -1,0 +1,199 @@
+"""What every task must do, run over all of them; a new file in `scan_tf/pretext/` is among them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import small_tasks
+import tensorflow as tf
+from small_tasks import BATCH, COMPILED, FAST, NAMES, SIZE, Given, batch, loader, trainer, values
+
+from scan_tf import checkpoint, config, pretext
+from scan_tf.config import OptimizerConfig, PretextConfig
+from scan_tf.errors import ConfigError
+from scan_tf.task import Pretext, Task
+from scan_tf.train import read_metrics
+
+PRETEXTS = pretext.available()
+every_task = pytest.mark.parametrize("name", NAMES)
+every_pretext = pytest.mark.parametrize("name", PRETEXTS)
+
+
+def make(name: str, seed: int = 0, dtype: str = "float32") -> Task:
+    keras.utils.set_random_seed(seed)
+    return small_tasks.make(name, dtype)
+
+
+def losses(loop, source, steps) -> list[float]:
+    """The losses of some steps of real batches, without compiling."""
+    return [float(loop.update(inputs)["loss"]) for inputs in source.inputs(*steps)]
+
+
+def state(loop) -> list:
+    return [loop.step, *loop.task.state, *loop.optimizer.state]
+
+
+@every_task
+def test_it_learns_one_batch_by_heart_and_trains_what_it_says(name, tmp_path):
+    task = make(name)
+    trained = {id(v) for v in task.trainable_variables}
+    heads_only = name in ("scan_frozen", "scan_cached")
+    frozen = {id(v) for v in task.backbone.variables} if heads_only else set()
+    before = {id(v): np.asarray(v).copy() for v in task.state}
+    # Without L2, all that moves a weight is its gradient.
+    optimizer = dataclasses.replace(FAST, l2=0.0)
+    trainer(task, Given([batch(task)]), tmp_path, optimizer=optimizer, epochs=60 if heads_only else 20).run()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    found = [r["loss"] for r in rows]
+    assert np.isfinite([list(r.values()) for r in rows]).all()
+    # Linear heads cannot do much with features of noise.
+    enough = 0.005 if heads_only else 0.05 * abs(found[0])
+    assert np.mean(found[-3:]) < found[0] - enough
+    changed = {id(v) for v in task.state if (np.asarray(v) != before[id(v)]).any()}
+    assert trained <= changed
+    assert not changed & frozen
+
+
+@every_task
+def test_the_state_is_every_variable_once(name):
+    task = make(name)
+    ours = [id(v) for v in task.state]
+    assert len(ours) == len(set(ours))
+    networks = [v for n in task.networks.values() for v in n.variables]
+    assert {id(v) for v in [*networks, *task.trainable_variables]} <= set(ours)
+    assert task.networks["backbone"] is task.backbone
+
+
+@every_task
+def test_batches_hold_the_declared_views_and_no_label(name):
+    task = make(name)
+    assert set(batch(task)) == {*task.views, "index"}
+
+
+@every_task
+def test_the_loss_uses_every_declared_view(name):
+    task = make(name)
+    given, other = batch(task), batch(task, step=1)
+    loss = float(task.loss(given)[0])
+    # Running averages aside, the loss is a function of the batch.
+    assert float(task.loss(given)[0]) == pytest.approx(loss, rel=1e-6)
+    for view in task.views:
+        assert abs(float(task.loss({**given, view: other[view]})[0]) - loss) > 1e-6, view
+
+
+@every_task
+def test_a_compiled_update_is_the_same(name, tmp_path):
+    sgd = OptimizerConfig("sgd", lr=0.01)
+    results = []
+    for device in (small_tasks.PLAIN, COMPILED):
+        task = make(name)
+        loop = trainer(
+            task, Given([batch(task)]), tmp_path / str(device), optimizer=sgd, device=device
+        )
+        loop.run()
+        (row,) = read_metrics(loop.directory / "metrics.jsonl")
+        results.append((row["loss"], values(task.state)))
+    (plain, weights), (compiled, compiled_weights) = results
+    assert compiled == pytest.approx(plain, rel=1e-4)
+    for ours, theirs in zip(compiled_weights, weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@every_task
+def test_restoring_gives_the_same_next_step_bit_for_bit(name, tmp_path):
+    task = make(name)
+    source = loader(task)
+    loop = trainer(task, source, tmp_path)
+    losses(loop, source, (0, 2))
+    checkpoint.save_state(tmp_path / "state.npz", state(loop), step=2, extra={})
+    expected = losses(loop, source, (2, 4)), values(state(loop))
+    other = make(name, seed=9)
+    source = loader(other)
+    loop = trainer(other, source, tmp_path)
+    checkpoint.restore_state(tmp_path / "state.npz", state(loop))
+    np.testing.assert_equal((losses(loop, source, (2, 4)), values(state(loop))), expected)
+
+
+@every_task
+def test_the_seed_decides_everything(name, tmp_path):
+    def train(seed):
+        task = make(name, seed)
+        source = loader(task, seed=seed)
+        loop = trainer(task, source, tmp_path)
+        return losses(loop, source, (0, 2)), values(state(loop))
+
+    first = train(1)
+    np.testing.assert_equal(train(1), first)
+    assert train(2)[0] != first[0]
+
+
+@every_task
+def test_bfloat16_is_close_to_float32(name):
+    exact, mixed = make(name), make(name, dtype="mixed_bfloat16")
+    for ours, theirs in zip(mixed.state, exact.state, strict=True):
+        ours.assign(theirs)
+    assert {v.dtype for v in mixed.state} <= {"float32", tf.float32, tf.int32, "int32"}
+    given = batch(exact)
+    loss, metrics = mixed.loss(given)
+    assert loss.dtype == tf.float32
+    assert all(m.dtype == tf.float32 for m in metrics.values())
+    expected = float(exact.loss(given)[0])
+    assert float(loss) == pytest.approx(expected, rel=0.05, abs=0.05)
+
+
+# Pretexts
+
+
+@every_pretext
+def test_embed_gives_unit_rows_in_inference_mode(name):
+    task = make(name)
+    images = tf.random.stateless_normal([BATCH, SIZE, SIZE, 3], [1, 2])
+    before = values(task.state)
+    rows = task.embed(images)
+    assert rows.dtype == tf.float32
+    assert rows.shape[0] == BATCH
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+    # Each row is of its image alone: no batch statistics.
+    np.testing.assert_allclose(task.embed(images[:1]), rows[:1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_equal(values(task.state), before)
+    assert np.ptp(rows, axis=0).max() > 1e-4
+
+
+@every_pretext
+def test_its_section_loads_from_nothing(name):
+    section = config.from_dict({"pretext": name}, pretext_config=pretext.config_class).pretext
+    assert section == pretext.config_class(name)()
+    assert section.name == name
+    assert isinstance(section, PretextConfig)
+    assert issubclass(pretext.method_class(name), Pretext)
+
+
+def test_a_new_file_is_found(monkeypatch, tmp_path):
+    (tmp_path / "shuffle.py").write_text(
+        "import dataclasses\n"
+        "from scan_tf.config import PretextConfig\n"
+        "from scan_tf.pretext.rotnet import Method\n"
+        "from scan_tf.schema import setting\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Config(PretextConfig):\n"
+        "    name: str = 'shuffle'\n"
+        "    tiles: int = setting(9, low=2)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(pretext, "__path__", [*pretext.__path__, str(tmp_path)])
+    monkeypatch.delitem(__import__("sys").modules, "scan_tf.pretext.shuffle", raising=False)
+    assert pretext.available() == sorted([*PRETEXTS, "shuffle"])
+    tree = {"pretext": {"name": "shuffle", "tiles": 4}}
+    section = config.from_dict(tree, pretext_config=pretext.config_class).pretext
+    assert (type(section).__name__, section.tiles) == ("Config", 4)
+    assert pretext.method_class("shuffle") is pretext.method_class("rotnet")
+
+
+def test_an_unknown_pretext_names_the_nearest():
+    expected = "^pretext.name: unknown 'simclar'. Did you mean 'simclr'\\? Available: "
+    for find in (pretext.config_class, pretext.method_class):
+        with pytest.raises(ConfigError, match=expected):
+            find("simclar")

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tiny_runs import opened
+
+from scan_tf import runs, selection
+from scan_tf.data import ImageSet
+from scan_tf.errors import StageError
+from scan_tf.train import read_metrics
+
+
+class NoTest(runs.Run):
+    """A run of a data set without test images."""
+
+    def images(self, split) -> ImageSet | None:
+        return None if split == "test" else super().images(split)
+
+
+def test_selection_on_a_test_split_that_is_not_there(finished):
+    work = NoTest(opened(finished, "scan.selection=test").config, finished)
+    with pytest.raises(StageError, match="scan.selection: 'test', but 'folder' has no test split"):
+        selection.validation(work)
+
+
+def test_selection_looks_at_images_that_are_not_trained_on(finished):
+    images, near, held_out = selection.validation(opened(finished))
+    assert (held_out.sum(), len(images), near.shape) == (6, 6, (6, 3))
+    np.testing.assert_array_equal(images.images, opened(finished).train_images.images[held_out])
+    for split, count in (("train", 60), ("test", 15)):
+        work = opened(finished, f"scan.selection={split}")
+        images, near, held_out = selection.validation(work)
+        assert (held_out.sum(), images.split, near.shape) == (0, split, (count, 3))
+
+
+def test_the_kept_epoch_is_the_one_of_the_lowest_selection_loss(finished):
+    logged = read_metrics(finished / "scan" / "metrics.jsonl")
+    best = json.loads((finished / "scan" / "best.json").read_text(encoding="utf-8"))
+    losses = {r["epoch"]: r["selection"] for r in logged if "selection" in r}
+    assert len(losses) == 20
+    assert best["epoch"] == min(losses, key=losses.__getitem__)
+    assert best["total"] == min(losses.values())
+    assert best["total"] == pytest.approx(best["consistency"] - best["entropy"])
