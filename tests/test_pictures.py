@@ -28,8 +28,10 @@ def has_colour(picture: np.ndarray, colour, share: float = 0.0) -> bool:
 @pytest.fixture(autouse=True)
 def _no_global_state():
     """No picture may go through pyplot, which keeps figures and picks a display."""
+    before = "matplotlib.pyplot" in sys.modules  # another test's library may have loaded it
     yield
-    assert "matplotlib.pyplot" not in sys.modules
+    assert ("matplotlib.pyplot" in sys.modules) == before
+    assert not before or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 10, 11, 20, 50, 1000])
