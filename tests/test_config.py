@@ -100,7 +100,10 @@ def test_bad_value(tree, expected):
 @pytest.mark.parametrize(
     ("tree", "expected"),
     [
-        ({"scam": {}}, "unknown key 'scam'. Did you mean 'scan'? Available: augment, clustering_seed, data, "),
+        (
+            {"scam": {}},
+            "unknown key 'scam'. Did you mean 'scan'? Available: augment, clustering_seed, data, ",
+        ),
         (
             {"scan": {"epoch": 3}},
             "unknown key 'scan.epoch'. Did you mean 'epochs'? Available: augmentation, batch_size",
