@@ -34,7 +34,6 @@ from scan_tf.train import Trainer
 
 SIZE, COUNT, BATCH, CLUSTERS, NEIGHBORS = 16, 32, 8, 4, 5
 PLAIN = Device("cpu", "float32", jit_step=False, jit_augment=False)
-COMPILED = Device("cpu", "float32", jit_step=True, jit_augment=True)
 QUIET = RuntimeConfig(progress=False, tensorboard=False, log_every=1)
 FAST = OptimizerConfig("adam", lr=3e-3)
 NAMES = [*pretext.available(), "scan", "scan_heads", "scan_frozen", "scan_cached", "selflabel"]

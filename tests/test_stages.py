@@ -52,11 +52,11 @@ def test_every_stage_leaves_what_the_next_one_reads(finished):
     for stage in TRAINED:
         assert any(name.startswith("backbone/") for name in weights(finished, stage))
     # Of the two heads, the one that was selected.
-    one, two = (
-        {len(a) for k, a in weights(finished, s).items() if k.startswith("heads/")}
-        for s in ("scan", "selflabel")
-    )
-    assert one == two == {1}
+    kept, head = weights(finished, "scan"), work.record("scan")["result"]["head"]
+    assert {k for k in kept if k.startswith("heads/")} == {"heads/0/kernel", "heads/0/bias"}
+    with np.load(finished / "scan" / "best.npz") as best:
+        for part in ("kernel", "bias"):
+            np.testing.assert_array_equal(kept[f"heads/0/{part}"], best[f"heads/{head}/{part}"])
     signature = tf.saved_model.load(finished / "export").signatures["serving_default"]
     out = signature(images=tf.zeros([2, 5, 7, 3], tf.uint8))
     assert out["probabilities"].shape == (2, 3)
