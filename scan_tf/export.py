@@ -27,7 +27,7 @@ from tqdm import tqdm
 from scan_tf import __version__
 from scan_tf.backbones import ResNet
 from scan_tf.checkpoint import atomic
-from scan_tf.data.images import SUFFIXES, list_images, read_image, resize_and_crop
+from scan_tf.data.images import SUFFIXES, fitter, list_images, read_image, resize_and_crop
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.heads import ClusterHeads
 from scan_tf.loader import normalise
@@ -276,16 +276,13 @@ def _decoded(
 
     Threads decode one batch while the caller works on the one before.
     """
-    pixels = tf.TensorSpec([None, None, 3], tf.uint8)
-    fit = tf.function(lambda image: resize_and_crop(image, size), input_signature=[pixels])
+    fit = fitter(size)
 
     def read(file: Path) -> np.ndarray | DataError:
-        # On the host: a GPU would spend its time on copying single images.
-        with tf.device("CPU:0"):
-            try:
-                return np.asarray(fit(read_image(file)))
-            except DataError as error:
-                return error
+        try:
+            return fit(read_image(file))
+        except DataError as error:
+            return error
 
     batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
     with ThreadPoolExecutor() as pool:

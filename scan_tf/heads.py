@@ -39,7 +39,7 @@ class ProjectionHead(keras.Model):
 class ClusterHeads(keras.Model):
     """H independent linear classifiers on the same features (SCAN, section 2.2).
 
-    The official configuration trains 10 heads and keeps the one with the lowest loss.
+    The stage keeps the one with the lowest label-free selection loss.
     """
 
     def __init__(self, num_heads: int, num_clusters: int):

@@ -21,7 +21,7 @@ import numpy as np
 
 from scan_tf import data
 from scan_tf.config import DataConfig
-from scan_tf.data.images import SUFFIXES, allocate, list_images, read_image, resize_and_crop
+from scan_tf.data.images import SUFFIXES, allocate, fitter, list_images, read_image
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 
 # A compromise between what a photo shows and what a CPU can train on.
@@ -113,22 +113,16 @@ def _read_all(
     files: Sequence[Path], size: int
 ) -> tuple[np.ndarray, list[Path], list[tuple[Path, DataError]]]:
     """Images uint8 [N, size, size, 3] of the readable files, those files, and the others."""
-    import tensorflow as tf
     from tqdm import tqdm
 
     images = allocate(len(files), size)
-    # Traced once, here: the threads would each trace a tf.function of their own.
-    any_image = tf.TensorSpec((None, None, 3), tf.uint8)
-    fit = tf.function(lambda image: resize_and_crop(image, size)).get_concrete_function(any_image)
+    fit = fitter(size)
 
     def read(index: int) -> DataError | None:
         try:
-            image = read_image(files[index])
+            images[index] = fit(read_image(files[index]))
         except DataError as error:
             return error
-        # On the host: a GPU would spend its time on copying single images.
-        with tf.device("CPU:0"):
-            images[index] = fit(tf.convert_to_tensor(image)).numpy()
         return None
 
     with ThreadPoolExecutor() as pool:

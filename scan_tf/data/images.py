@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,24 @@ def read_image(path: str | Path) -> np.ndarray:
     # Pillow reports broken files by many kinds of exceptions; all mean the same to a user.
     except Exception as error:
         raise DataError(f"{path}: cannot be read as an image ({error}).") from error
+
+
+def fitter(size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """`resize_and_crop` of single images uint8 [H,W,3] to `size`, for many threads.
+
+    Traced once, here: threads would each trace a tf.function of their own.
+    """
+    import tensorflow as tf
+
+    pixels = tf.TensorSpec((None, None, 3), tf.uint8)
+    graph = tf.function(lambda image: resize_and_crop(image, size)).get_concrete_function(pixels)
+
+    def fit(image: np.ndarray) -> np.ndarray:
+        # On the host: a GPU would spend its time on copying single images.
+        with tf.device("CPU:0"):
+            return np.asarray(graph(tf.convert_to_tensor(image)))
+
+    return fit
 
 
 def resize_and_crop(images: Any, size: int) -> Any:
