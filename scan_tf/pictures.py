@@ -1,43 +1,28 @@
-"""PNG pictures of a result: confusion, prototypes, contact sheets, curves, map, sizes.
+"""PNG pictures of a result: confusion, prototypes, contact sheets, map of the features.
 
 Every function takes arrays, writes one PNG (and the folders above it) and returns nothing.
 Figures are built from `matplotlib.figure.Figure`, without pyplot: no display and no state that
-outlives a call. The same input gives the same bytes.
+outlives a call. The same input gives the same bytes. Line and bar charts are in `charts.py`.
 """
 
 from __future__ import annotations
 
-import colorsys
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from scan_tf.charts import DPI, one_line, palette, save
 from scan_tf.errors import DataError
 
-_DPI = 120
-_BLUE, _RED = "#0072B2", "#D55E00"
-# Okabe and Ito's seven colours (2008), and three that the colour-blind tell from them.
-_DISTINCT = (_BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", _RED, "#F0E442", "#332288",
-             "#882255", "#C4C4C4")  # fmt: skip
 # Side of an image in the mosaics, pixels, before it is rounded to a whole multiple of S.
 _CELL = 104
-
-
-def palette(count: int) -> np.ndarray:
-    """`count` colours, f32 [count,3] in 0..1, for the colour-blind too; above 10 evenly spaced."""
-    if count <= len(_DISTINCT):
-        return np.array([to_rgb(c) for c in _DISTINCT[:count]], np.float32).reshape(count, 3)
-    # Neighbouring hues differ in lightness as well.
-    hues = [(i / count, (0.36, 0.66, 0.5)[i % 3], 0.8) for i in range(count)]
-    return np.array([colorsys.hls_to_rgb(*hue) for hue in hues], np.float32)
 
 
 def confusion_matrix(
@@ -56,13 +41,13 @@ def confusion_matrix(
     totals = matrix.sum(axis=1)
     share = matrix / np.maximum(totals, 1)[:, None]
     side, font = (3 + 0.48 * count, 9) if count <= 20 else (min(16, 6 + 0.2 * count), 6)
-    figure = Figure(figsize=(side + 1.6, side), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(side + 1.6, side), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
-    axes.set_title(_line(title or "Confusion matrix", 90))
+    axes.set_title(one_line(title or "Confusion matrix", 90))
     axes.set(xlabel="predicted class", ylabel="true class (share that is right)")
-    names = [_line(name, 22) for name in class_names]
+    names = [one_line(name, 22) for name in class_names]
     right = [f"{share[i, i]:.0%} of {n}" if n else "no images" for i, n in enumerate(totals)]
     axes.set_xticks(range(count), names, rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(count), [f"{n}  ({r})" for n, r in zip(names, right, strict=True)])
@@ -71,7 +56,7 @@ def confusion_matrix(
         if value:
             colour = "white" if share[row, column] > 0.55 else "black"
             axes.text(column, row, value, ha="center", va="center", fontsize=8, color=colour)
-    _save(figure, path)
+    save(figure, path)
 
 
 def prototypes(
@@ -95,32 +80,6 @@ def contact_sheet(
     _mosaic(path, list(images), list(captions), title)
 
 
-def training_curves(path: str | Path, stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Draw every metric of every stage over the epochs, one row of panels for each stage.
-
-    `stages` maps a stage's name to the rows of its `metrics.jsonl`: `step`, `epoch` and numbers
-    such as `loss`, of which a row may lack some. What is not finite is left out.
-    """
-    tables = {stage: _columns(rows) for stage, rows in stages.items()}
-    tables = {stage: table for stage, table in tables.items() if table}
-    tall, wide = max(1, len(tables)), max(map(len, tables.values()), default=1)
-    size = max(5.0, 3.1 * wide), 0.5 + 2.5 * tall
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-    figure.suptitle("Training curves" if tables else "Training curves: nothing was logged yet")
-    for row, (stage, table) in enumerate(tables.items()):
-        for column, (name, points) in enumerate(table.items(), 1):
-            axes = figure.add_subplot(tall, wide, row * wide + column)
-            # Markers, because a single point draws no line.
-            marker = "o" if len(points) < 30 else ""
-            axes.plot(*zip(*points, strict=True), color=_BLUE, marker=marker, markersize=3)
-            axes.set_title(f"{stage}: {_line(name, 28)}", fontsize=10)
-            axes.set_xlabel("epoch", fontsize=9)
-            axes.ticklabel_format(axis="y", scilimits=(-3, 5), useOffset=False)
-            axes.tick_params(labelsize=8)
-            _plain(axes)
-    _save(figure, path)
-
-
 def feature_map(
     path: str | Path,
     points: np.ndarray,
@@ -134,46 +93,13 @@ def feature_map(
     `class_names`, or None: then one panel is drawn.
     """
     panels = 1 if labels is None else 2
-    figure = Figure(figsize=(7.2 * panels, 6.4), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(7.2 * panels, 6.4), dpi=DPI, layout="constrained")
     figure.suptitle(f"Map of the features of {len(points)} images: near means similar")
     numbers = [str(i) for i in range(clusters.max(initial=0) + 1)]
     _scatter(figure.add_subplot(1, panels, 1), points, clusters, numbers, "Clusters found")
     if labels is not None:
         _scatter(figure.add_subplot(1, panels, 2), points, labels, class_names, "True classes")
-    _save(figure, path)
-
-
-def cluster_sizes(path: str | Path, sizes: np.ndarray, names: Sequence[str]) -> None:
-    """Draw the number of images in each cluster: `sizes` int [C], C `names`."""
-    sizes, count = np.asarray(sizes), len(sizes)
-    figure = Figure(figsize=(7.5, 1.4 + 0.26 * max(3, count)), dpi=_DPI, layout="constrained")
-    axes = figure.add_subplot()
-    bars = axes.barh(range(count), sizes, color=_BLUE, height=0.75)
-    axes.bar_label(bars, [f"{n}" if n else "0: empty" for n in sizes], padding=3, fontsize=8)
-    equal = sizes.sum() / max(1, count)
-    axes.axvline(equal, color=_RED, linewidth=1.2)
-    axes.set_yticks(range(count), [_line(name, 30) for name in names], fontsize=8)
-    axes.set(xlim=(0, max(1, 1.12 * sizes.max(initial=0))), ylim=(max(1, count) - 0.4, -0.6))
-    axes.set_title(f"Images in each cluster ({count} clusters, {(sizes == 0).sum()} empty)")
-    axes.set_xlabel(f"images (line: equal shares, {equal:.0f} each)")
-    _plain(axes, "x")
-    _save(figure, path)
-
-
-def confidence_histogram(path: str | Path, confidences: np.ndarray) -> None:
-    """Draw how sure the assignments are: `confidences` float [n] in 0..1, highest probability."""
-    figure = Figure(figsize=(7, 4), dpi=_DPI, layout="constrained")
-    axes = figure.add_subplot()
-    axes.hist(confidences, bins=50, range=(0, 1), color=_BLUE, edgecolor="white", linewidth=0.4)
-    if len(confidences):
-        median, sure = np.median(confidences), np.mean(confidences > 0.99)
-        axes.axvline(median, color=_RED, linewidth=1.4, label=f"median: {median:.3f}")
-        axes.plot([], [], " ", label=f"above 0.99: {sure:.0%} of {len(confidences)} images")
-        axes.legend(fontsize=9, frameon=False, loc="upper left")
-    axes.set(title="Confidence of the cluster assignments", ylabel="images", xlim=(0, 1))
-    axes.set_xlabel("probability of the chosen cluster")
-    _plain(axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def embed_2d(features: np.ndarray, seed: int) -> np.ndarray:
@@ -222,7 +148,7 @@ def _mosaic(
     gap, foot, head = 12, 13 * max(text.count("\n") + 1 for text in texts) + 8, 40
     width = max(columns * (cell + gap) + gap, 420)
     height = head + math.ceil(len(shown) / columns) * (cell + foot)
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     for i, (image, text) in enumerate(zip(shown, texts, strict=True)):
         left = gap + (i % columns) * (cell + gap)
@@ -230,11 +156,11 @@ def _mosaic(
         smooth = "nearest" if cell % len(image) == 0 else "antialiased"
         axes.imshow(image, extent=(left, left + cell, top + cell, top), interpolation=smooth)
         axes.text(left + cell / 2, top + cell + 3, text, ha="center", va="top", fontsize=6.5)
-    axes.text(gap, head / 2, _line(title, width // 9), va="center", fontsize=10)
+    axes.text(gap, head / 2, one_line(title, width // 9), va="center", fontsize=10)
     # Last, because every imshow sets the limits.
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
-    _save(figure, path)
+    save(figure, path)
 
 
 def _checked(image: np.ndarray | None) -> np.ndarray:
@@ -249,24 +175,7 @@ def _caption(value: str | float, width: int) -> str:
     """At most two lines of `width` characters; a number gets three decimals."""
     text = value if isinstance(value, str) else f"{value:.3f}"
     lines = textwrap.wrap(text, width, max_lines=2, placeholder=" …")
-    return "\n".join(_line(line, width) for line in lines)
-
-
-def _line(text: str, limit: int) -> str:
-    """`limit` characters of a name, free of what folder names may hold: formulas, line breaks."""
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return (text if len(text) <= limit else text[: limit - 1] + "…").replace("$", r"\$")
-
-
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Metric name -> its finite (epoch, value), `loss` first."""
-    table: dict[str, list[tuple[float, float]]] = {"loss": []}
-    for row in rows:
-        for name, value in row.items():
-            number = isinstance(value, (int, float)) and math.isfinite(value)
-            if number and name not in ("step", "epoch"):
-                table.setdefault(name, []).append((row["epoch"], value))
-    return {name: points for name, points in table.items() if points}
+    return "\n".join(one_line(line, width) for line in lines)
 
 
 def _scatter(
@@ -279,21 +188,9 @@ def _scatter(
     outline = withStroke(linewidth=2.5, foreground="white")
     for group in present:
         x, y = np.median(points[groups == group], axis=0)
-        name = axes.annotate(_line(names[group], 16), (x, y), (0, 3), ha="center", weight="bold",
+        name = axes.annotate(one_line(names[group], 16), (x, y), (0, 3), ha="center", weight="bold",
                              textcoords="offset points")  # fmt: skip
         name.set(fontsize=9 if len(present) <= 20 else 7, path_effects=[outline])
     axes.set_title(f"{title} ({len(present)})")
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
-
-
-def _plain(axes: Axes, grid: Any = "both") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    # Without matplotlib's version in it, the file changes only with its content.
-    figure.savefig(path, format="png", metadata={"Software": None})

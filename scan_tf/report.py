@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from scan_tf import checkpoint, evaluate, neighbors, pictures
+from scan_tf import charts, checkpoint, evaluate, neighbors, pictures
 from scan_tf.data import ImageSet
 from scan_tf.errors import StageError
 from scan_tf.runs import STAGES, Run
@@ -170,13 +170,13 @@ def _draw(work: Run, images: ImageSet, probs: np.ndarray, embedded: np.ndarray) 
     clusters, confidence = probs.argmax(axis=1), probs.max(axis=1)
     names, mapping = _cluster_names(work, images, clusters)
     sizes = np.bincount(clusters, minlength=len(names))
-    pictures.cluster_sizes(folder / "cluster_sizes.png", sizes, names)
-    pictures.confidence_histogram(folder / "confidence.png", confidence)
+    charts.cluster_sizes(folder / "cluster_sizes.png", sizes, names)
+    charts.confidence_histogram(folder / "confidence.png", confidence)
     chosen = evaluate.prototypes(probs, embedded)
     examples = [images.images[i] if i >= 0 else None for i in chosen]
     pictures.prototypes(folder / "prototypes.png", examples, names)
     stages = {s: read_metrics(work.folder(s) / "metrics.jsonl") for s in STAGES}
-    pictures.training_curves(folder / "curves.png", {s: r for s, r in stages.items() if r})
+    charts.training_curves(folder / "curves.png", {s: r for s, r in stages.items() if r})
     _contact_sheets(folder / "clusters", images, clusters, confidence, names)
     count = min(work.config.evaluate.map_points, len(images))
     sample = np.random.default_rng(seed).choice(len(images), count, replace=False)

@@ -5,24 +5,10 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from png_files import ODD_NAMES, has_colour, pixels
 
-from scan_tf import pictures
+from scan_tf import charts, pictures
 from scan_tf.errors import DataError
-
-ODD_NAMES = ["a very long class name, such as large omnivores and herbivores", "a$b$_^", "x\ny\t"]
-
-
-def pixels(path) -> np.ndarray:
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
-
-
-def has_colour(picture: np.ndarray, colour, share: float = 0.0) -> bool:
-    """Whether more than `share` of the pixels are of this colour, within rounding."""
-    near = np.abs(picture.astype(int) - np.asarray(colour)).max(axis=-1) <= 2
-    return near.mean() > share
 
 
 @pytest.fixture(autouse=True)
@@ -32,29 +18,6 @@ def _no_global_state():
     yield
     assert ("matplotlib.pyplot" in sys.modules) == before
     assert not before or not sys.modules["matplotlib.pyplot"].get_fignums()
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 10, 11, 20, 50, 1000])
-def test_palette_is_distinct(count):
-    colours = pictures.palette(count)
-    assert colours.shape == (count, 3)
-    assert colours.dtype == np.float32
-    assert ((colours >= 0) & (colours <= 1)).all()
-    # Distinct in the 24 bits of a PNG as well.
-    assert len(np.unique((colours * 255).round().astype(int), axis=0)) == count
-
-
-def test_palette_of_ten_differs_for_the_colour_blind():
-    # Deuteranopia by Machado et al. (2009), on linear RGB; then differences in CIE L*a*b*, where
-    # about 2 is just seen.
-    colours = pictures.palette(10).astype(np.float64)
-    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
-    simulate = [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]
-    to_xyz = [[0.434, 0.376, 0.190], [0.213, 0.715, 0.072], [0.018, 0.109, 0.873]]
-    xyz = np.cbrt((linear @ np.transpose(simulate)).clip(1e-3, 1) @ np.transpose(to_xyz))
-    lab = np.stack([116 * xyz[:, 1], 500 * (xyz[:, 0] - xyz[:, 1]), 200 * (xyz[:, 1] - xyz[:, 2])])
-    distance = np.linalg.norm(lab[:, :, None] - lab[:, None], axis=0)
-    assert distance[~np.eye(10, dtype=bool)].min() > 15
 
 
 def test_confusion_matrix_shows_the_share_of_the_true_class(tmp_path):
@@ -102,7 +65,7 @@ def test_large_images_are_shrunk(tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1, 7, 50])
 def test_prototypes_of_any_number(tmp_path, count):
-    colours = (pictures.palette(count) * 255).astype(np.uint8)
+    colours = (charts.palette(count) * 255).astype(np.uint8)
     images = [np.tile(colour, (8, 8, 1)) for colour in colours]
     captions = (ODD_NAMES * 20)[:count]
     pictures.prototypes(tmp_path / "p.png", images, captions)
@@ -134,32 +97,6 @@ def test_each_image_needs_a_caption(tmp_path):
         pictures.prototypes(tmp_path / "p.png", [None, None], ["a"])
 
 
-def test_training_curves_skip_what_cannot_be_drawn(tmp_path):
-    rows = [{"step": 10 * i, "epoch": i, "loss": 1 / i, "lr": 1e-4} for i in range(1, 5)]
-    rows += [{"step": 50, "epoch": 5, "loss": float("nan"), "accuracy": None, "note": "text"}]
-    table = pictures._columns(rows)
-    assert list(table) == ["loss", "lr"]
-    assert table["loss"] == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (4, 1 / 4)]
-    assert table["lr"] == [(i, 1e-4) for i in range(1, 5)]
-
-
-@pytest.mark.parametrize("stages", [{}, {"pretext": []}])
-def test_training_curves_without_rows(tmp_path, stages):
-    pictures.training_curves(tmp_path / "c.png", stages)
-    assert not has_colour(pixels(tmp_path / "c.png"), (0, 114, 178))
-
-
-def test_training_curves_draw_a_panel_for_each_metric(tmp_path):
-    one = [{"step": 1, "epoch": 1, "loss": -2.0}]
-    many = [{"step": i, "epoch": i / 2, "loss": i, "entropy": 2.3} for i in range(100)]
-    pictures.training_curves(tmp_path / "1.png", {"pretext": one})
-    pictures.training_curves(tmp_path / "4.png", {"pretext": one, "empty": [], "scan": many})
-    small, large = pixels(tmp_path / "1.png"), pixels(tmp_path / "4.png")
-    assert has_colour(small, (0, 114, 178)), "a single point is seen"
-    assert large.shape[0] > 1.5 * small.shape[0]
-    assert large.shape[1] > 1.2 * small.shape[1]
-
-
 @pytest.mark.parametrize(("count", "clusters"), [(200, 10), (200, 50), (1, 1), (0, 1)])
 def test_feature_map_with_and_without_labels(tmp_path, rng, count, clusters):
     points = rng.standard_normal((count, 2)).astype(np.float32)
@@ -169,7 +106,7 @@ def test_feature_map_with_and_without_labels(tmp_path, rng, count, clusters):
     one, two = pixels(tmp_path / "1.png"), pixels(tmp_path / "2.png")
     assert two.shape[1] == 2 * one.shape[1]
     if count:
-        colour = pictures.palette(clusters)[groups[0]] * 255
+        colour = charts.palette(clusters)[groups[0]] * 255
         assert has_colour(one, colour)
 
 
@@ -177,28 +114,9 @@ def test_points_keep_the_colour_of_their_cluster(tmp_path):
     # Cluster 1 is empty: the others must not move up.
     points, groups = np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([0, 2])
     pictures.feature_map(tmp_path / "m.png", points, groups, None, ())
-    colours = pictures.palette(3) * 255
+    colours = charts.palette(3) * 255
     seen = [has_colour(pixels(tmp_path / "m.png"), colour) for colour in colours]
     assert seen == [True, False, True]
-
-
-@pytest.mark.parametrize("sizes", [[5], [0, 0, 0], [3, 0, 9], list(range(50))])
-def test_cluster_sizes(tmp_path, sizes):
-    names = (ODD_NAMES * 20)[: len(sizes)]
-    pictures.cluster_sizes(tmp_path / "s.png", np.array(sizes), names)
-    assert has_colour(pixels(tmp_path / "s.png"), (0, 114, 178), 0.05) == any(sizes)
-
-
-@pytest.mark.parametrize("confidences", [[], [1.0], [0.1, 0.5, 0.995, 1.0]])
-def test_confidence_histogram(tmp_path, confidences):
-    pictures.confidence_histogram(tmp_path / "h.png", np.array(confidences, np.float32))
-    assert has_colour(pixels(tmp_path / "h.png"), (0, 114, 178), 0.003) == bool(confidences)
-
-
-def test_same_input_gives_the_same_bytes(tmp_path):
-    for name in ("a.png", "b.png"):
-        pictures.cluster_sizes(tmp_path / name, np.array([3, 4]), ["a", "b"])
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_embed_2d_keeps_groups_together_and_is_repeatable(rng):
