@@ -100,6 +100,8 @@ class PretextConfig(TrainConfig):
     """What every pretext has; each file in `scan_tf/pretext/` adds its own fields."""
 
     name: str = "simclr"
+    # Score the features by kNN every so many epochs, for the curves alone; 0: never.
+    knn_every: int = setting(0, low=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -215,12 +215,21 @@ class Run:
         tree["runtime"] = {k: tree["runtime"][k] for k in _NUMERIC_RUNTIME}
         return {k: tree[k] for k in STAGES[stage]}
 
+    def _defaults(self) -> dict[str, Any]:
+        sections = {f.name: getattr(self.config, f.name) for f in dataclasses.fields(self.config)}
+        return {
+            name: config.to_dict(type(section)())
+            for name, section in sections.items()
+            if dataclasses.is_dataclass(section)
+        }
+
     def _check_config(self, stage: str) -> None:
         record = self.record(stage)
         started = any(self.folder(stage).rglob("ckpt"))
         if not record or (record["status"] != "done" and not started):
             return  # there is nothing that was made with another config
-        differences = list(_differences(record["config"], self._read_by(stage)))
+        here = self._read_by(stage)
+        differences = list(_differences(record["config"], here, self._defaults()))
         if differences:
             raise StageError(
                 f"{self.folder(stage)} was made with another config: {'; '.join(differences)}. "
@@ -267,9 +276,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
+def _differences(there: Any, here: Any, defaults: Any, path: str = "") -> Iterator[str]:
+    """What differs; a setting that `there` is too old to know had the effect of its default."""
     if isinstance(there, dict) and isinstance(here, dict):
+        defaults = defaults if isinstance(defaults, dict) else {}
         for key in there | here:
-            yield from _differences(there.get(key), here.get(key), f"{path}.{key}".strip("."))
+            default = defaults.get(key)
+            inner = f"{path}.{key}".strip(".")
+            yield from _differences(there.get(key, default), here.get(key), default, inner)
     elif there != here:
         yield f"{path} is {there!r} there, {here!r} here"

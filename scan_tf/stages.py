@@ -19,6 +19,7 @@ from scan_tf.data import ImageSet
 from scan_tf.errors import TrainingError
 from scan_tf.heads import ClusterHeads
 from scan_tf.loader import CachedLoader, Loader, Order, compiled
+from scan_tf.monitor import KnnMonitor
 from scan_tf.runs import STAGES, Run
 from scan_tf.selection import Selection, validation
 from scan_tf.selflabel import SelfLabelTask
@@ -76,7 +77,9 @@ def _pretext(work: Run) -> dict[str, Any]:
     images = work.pretext_images
     task = networks.new_pretext(work)
     folder = work.folder("pretext")
-    _train(work, work.config.pretext, folder, task, _loader(work, "pretext", images, task))
+    loader = _loader(work, "pretext", images, task)
+    monitor = KnnMonitor(work, task) if work.config.pretext.knn_every else None
+    _train(work, work.config.pretext, folder, task, loader, hook=monitor)
     checkpoint.save_weights(folder / "weights.npz", task.networks)
     return {"images": len(images)}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -80,3 +81,15 @@ def test_a_damaged_record_is_refused(finished, tmp_path, text):
         opened(run).is_done("selflabel")
     opened(run).redo("scan")
     assert opened(run).record("scan") == {}
+
+
+def test_a_record_from_before_a_setting_existed_counts_as_its_default(finished, tmp_path):
+    run = copy(finished, tmp_path / "run")
+    path = run / "status" / "scan.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["config"]["scan"]["head_epochs"]
+    del record["config"]["scan"]["optimizer"]["clip_norm"]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert opened(run).is_done("scan")
+    with pytest.raises(StageError, match=r"scan.optimizer.clip_norm is 0.0 there, 1.0 here"):
+        opened(run, "scan.optimizer.clip_norm=1.0").is_done("scan")

@@ -1,0 +1,70 @@
+"""How good the features of a pretext are while it trains: a curve to look at, nothing decides on it.
+
+Source: official configuration, which scores a weighted kNN classifier after every epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from scan_tf import features
+from scan_tf.data import ImageSet
+from scan_tf.errors import StageError
+from scan_tf.evaluate import knn_accuracy
+from scan_tf.runs import Run
+from scan_tf.task import Pretext
+
+
+class KnnMonitor:
+    """Accuracy of the weighted kNN classifier every `pretext.knn_every` epochs and at the end.
+
+    The training images are the bank; the test images are classified, or where there are none the
+    training images, each without itself.
+
+    Args:
+        work: the run.
+        task: the pretext in training.
+
+    Raises:
+        StageError: the images have no labels.
+    """
+
+    def __init__(self, work: Run, task: Pretext):
+        self.work = work
+        self.record: dict[str, Any] = {}
+        self.bank = _labelled(work.train_images)
+        self.queries = work.images("test")
+        # Compiled once, not again after every epoch.
+        self._network = tf.function(task.embed, jit_compile=work.device.jit_step)
+
+    def __call__(self, epoch: int) -> dict[str, float]:
+        """`knn_acc` in 0..1, or nothing in the epochs between."""
+        config = self.work.config.pretext
+        if epoch % config.knn_every and epoch != config.epochs:
+            return {}
+        queries = _labelled(self.queries or self.bank)
+        bank = self._embed(self.bank)
+        accuracy = knn_accuracy(
+            bank,
+            self.bank.labels,
+            bank if self.queries is None else self._embed(queries),
+            queries.labels,
+            k=self.work.config.evaluate.knn_k,
+            num_classes=len(self.bank.class_names),
+            leave_one_out=self.queries is None,
+        )
+        return {"knn_acc": accuracy}
+
+    def _embed(self, images: ImageSet) -> np.ndarray:
+        return features.embed(self._network, images, **self.work.inference(None))
+
+
+def _labelled(images: ImageSet) -> ImageSet:
+    if images.labels is None:
+        raise StageError(
+            f"pretext.knn_every: needs labels, but '{images.name}' has none. Set it to 0."
+        )
+    return images
