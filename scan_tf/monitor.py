@@ -1,4 +1,4 @@
-"""How good the features of a pretext are while it trains: a curve to look at, nothing decides on it.
+"""How good the features of a pretext are while it trains: a curve to look at, no more than that.
 
 Source: official configuration, which scores a weighted kNN classifier after every epoch.
 """
