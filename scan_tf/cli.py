@@ -82,21 +82,49 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in _STAGES.items():
         stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-        stage.add_argument("--config", type=Path, metavar="FILE", help="YAML of the experiment")
-        stage.add_argument(
-            "--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/NAME)"
-        )
+        _add_run(stage)
         stage.add_argument(
             "--redo",
             metavar="STAGE",
             choices=[s for s in _STAGES if s != "run"],
             help="first delete the results of this stage and of those after it",
         )
-        stage.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scan.epochs=20")
         stage.set_defaults(function=_run_stages)
+    commands.choices["evaluate"].add_argument(
+        "--split", metavar="NAME", help="score another split than evaluate.split, beside it"
+    )
+    commands.choices["export"].add_argument(
+        "--format",
+        choices=["savedmodel", "torch"],
+        default="savedmodel",
+        help="torch: state dicts for the official code, in RUN_DIR/export-torch",
+    )
+    _add_import_torch(commands)
     _add_predict(commands)
     _add_prepare(commands)
     return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which run."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML of the experiment")
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/NAME)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scan.epochs=20")
+
+
+def _add_import_torch(commands: Any) -> None:
+    text = "start from a PyTorch checkpoint of the official code or of MoCo"
+    port = commands.add_parser("import-torch", help=text, description=f"S{text[1:]}.")
+    port.add_argument("file", type=Path, metavar="FILE", help="such as simclr_cifar-10.pth.tar")
+    _add_run(port)
+    port.add_argument(
+        "--stage",
+        choices=["pretext", "scan", "selflabel"],
+        help="which stage it is the result of (default: as the file tells)",
+    )
+    port.set_defaults(function=_import_torch)
 
 
 def _add_predict(commands: Any) -> None:
@@ -125,6 +153,14 @@ def _run_stages(arguments: argparse.Namespace) -> None:
     work = _open(arguments)
     if arguments.redo:
         work.redo(arguments.redo)
+    if getattr(arguments, "split", None):
+        stages.evaluate_split(work, arguments.split)
+        return
+    if getattr(arguments, "format", None) == "torch":
+        from scan_tf import porting
+
+        print(f"PyTorch checkpoints: {porting.export_torch(work)}")
+        return
     if arguments.command == "run":
         stages.run_all(work)
     else:
@@ -148,6 +184,14 @@ def _open(arguments: argparse.Namespace) -> Run:
             raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
     settings = config.load(path, arguments.overrides, pretext_config=pretext.config_class)
     return runs.Run(settings, root or Path("runs") / settings.name)
+
+
+def _import_torch(arguments: argparse.Namespace) -> None:
+    from scan_tf import porting
+
+    work = _open(arguments)
+    stage = porting.import_checkpoint(work, arguments.file, stage=arguments.stage)
+    print(f"imported as the stage '{stage}': {work.folder(stage)}")
 
 
 def _predict(arguments: argparse.Namespace) -> None:
