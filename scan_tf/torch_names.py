@@ -20,6 +20,10 @@ _KINDS = {
 }
 # The projection head is a torch Sequential: its modules are numbered, the ReLU is number 1.
 _MODULES = {"hidden": "0", "out": "2"}
+# How many batches a BatchNorm of PyTorch has seen; it is used for cumulative averages alone.
+_COUNTER = "num_batches_tracked"
+# Tensors that an error names of each kind.
+_SHOWN = 3
 
 
 def torch_names(model: keras.Model) -> dict[str, Any]:
@@ -42,32 +46,73 @@ def load_torch(model: keras.Model, tensors: Mapping[str, np.ndarray], prefix: st
 
     Args:
         model: a ResNet, ProjectionHead or ClusterHeads whose variables exist.
-        tensors: arrays by PyTorch's name, such as a state dict; names that are not asked for are
-            left alone.
+        tensors: arrays by PyTorch's name, such as a state dict. Names without the prefix, and the
+            counters of BatchNorm, which nothing here needs, are left alone.
         prefix: what stands before the module's own names, such as "backbone.".
 
     Raises:
-        DataError: a tensor is missing or has another shape; then nothing is assigned.
+        DataError: tensors are missing, unknown to the network or of another shape; then nothing
+            is assigned.
     """
     names = torch_names(model)
-    missing = [prefix + name for name in names if prefix + name not in tensors]
+    given = {
+        name.removeprefix(prefix): _from_torch(np.asarray(tensor))
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and not name.endswith(f".{_COUNTER}")
+    }
+    missing = [f"'{prefix}{n}'" for n in names if n not in given]
+    surplus = [f"'{prefix}{n}'" for n in given if n not in names]
+    misshapen = [
+        f"'{prefix}{n}' should be {tuple(v.shape)}, is {given[n].shape}"
+        for n, v in names.items()
+        if n in given and given[n].shape != tuple(v.shape)
+    ]
+    problems = []
     if missing:
+        problems.append(f"{len(missing)} of {len(names)} tensors are missing: {_first(missing)}")
+    if surplus:
+        problems.append(f"{len(surplus)} surplus: {_first(surplus)}")
+    if misshapen:
+        shown = _first(misshapen)
+        problems.append(f"{len(misshapen)} of another shape (in TensorFlow's layout): {shown}")
+    if problems:
         raise DataError(
-            f"{len(missing)} of {len(names)} tensors are missing, the first is '{missing[0]}'. "
-            f"Check the prefix ('{prefix}') and that the file is of the same network."
+            f"The tensors are not those of the network: {'; '.join(problems)}. Build it with the "
+            f"backbone, stem and width that they come from, and check the prefix ('{prefix}')."
         )
-    values = {name: _from_torch(np.asarray(tensors[prefix + name])) for name in names}
     for name, variable in names.items():
-        if values[name].shape != tuple(variable.shape):
-            raise DataError(
-                f"tensor '{prefix}{name}': expected shape {tuple(variable.shape)} in TensorFlow's "
-                f"layout, got {values[name].shape}. Build the model with the width and stem of "
-                "the network the tensors come from."
-            )
-    for name, variable in names.items():
-        variable.assign(values[name])
+        variable.assign(given[name])
+
+
+def to_torch(model: keras.Model, prefix: str = "") -> dict[str, np.ndarray]:
+    """The variables of `model` as PyTorch has them: the way back of `load_torch`.
+
+    Args:
+        model: a ResNet, ProjectionHead or ClusterHeads whose variables exist.
+        prefix: put before the module's own names, such as "backbone.".
+
+    Returns:
+        float32 arrays by name: convolutions OIHW, matrices [out,in]; and for each BatchNorm its
+        counter `num_batches_tracked`, int64 [], which a strict PyTorch wants to see.
+    """
+    tensors = {}
+    for name, variable in torch_names(model).items():
+        tensors[prefix + name] = np.ascontiguousarray(_to_torch(np.asarray(variable)))
+        module, _, kind = name.rpartition(".")
+        if kind == "running_var":
+            tensors[f"{prefix}{module}.{_COUNTER}"] = np.zeros([], np.int64)
+    return tensors
+
+
+def _first(problems: list[str]) -> str:
+    return ", ".join(problems[:_SHOWN]) + (", ..." if len(problems) > _SHOWN else "")
 
 
 def _from_torch(value: np.ndarray) -> np.ndarray:
     """Convolutions OIHW -> HWIO, matrices [out,in] -> [in,out]."""
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+
+
+def _to_torch(value: np.ndarray) -> np.ndarray:
+    """Convolutions HWIO -> OIHW, matrices [in,out] -> [out,in]."""
+    return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
