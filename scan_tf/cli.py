@@ -67,6 +67,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
+    if getattr(arguments, "seeds", None) is not None:
+        arguments.overrides += [text for text in arguments.seeds if _is_override(text)]
+        seeds = [text for text in arguments.seeds if not _is_override(text)]
+        if not seeds or not all(text.isdecimal() for text in seeds):
+            parser.error(f"--seeds: expected whole numbers, got '{' '.join(seeds)}'")
+        arguments.seeds = [int(text) for text in seeds]
     return arguments
 
 
@@ -99,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
         default="savedmodel",
         help="torch: state dicts for the official code, in RUN_DIR/export-torch",
     )
+    commands.choices["evaluate"].add_argument(
+        "--seeds", nargs="+", metavar="N", help="repeat the clustering: mean and deviation"
+    )
+    _add_sweep(commands)
     _add_import_torch(commands)
     _add_predict(commands)
     _add_prepare(commands)
@@ -112,6 +122,20 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/NAME)"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scan.epochs=20")
+
+
+def _add_sweep(commands: Any) -> None:
+    text = "cluster with each of several values of settings, on one pretext"
+    sweep = commands.add_parser(
+        "sweep",
+        help=text,
+        description=f"{text.capitalize()}. Example: scan-tf sweep --run-dir runs/cifar10 "
+        "scan.entropy_weight=1,2,5 scan.epochs=10 --seeds 0 1 2",
+    )
+    _add_run(sweep)
+    sweep.add_argument("--seeds", nargs="+", metavar="N", help="of the clustering; each point's")
+    sweep.add_argument("--name", help="of the folder in RUN_DIR/sweeps (default: the settings)")
+    sweep.set_defaults(function=_sweep)
 
 
 def _add_import_torch(commands: Any) -> None:
@@ -148,6 +172,9 @@ def _add_prepare(commands: Any) -> None:
 
 
 def _run_stages(arguments: argparse.Namespace) -> None:
+    if getattr(arguments, "seeds", None):
+        _repeat(arguments)
+        return
     from scan_tf import stages
 
     work = _open(arguments)
@@ -169,6 +196,26 @@ def _run_stages(arguments: argparse.Namespace) -> None:
         print(f"\nreport and pictures: {work.folder('evaluate')}")
     if arguments.command in ("run", "export"):
         print(f"SavedModel: {work.folder('export')}")
+
+
+def _sweep(arguments: argparse.Namespace) -> None:
+    from scan_tf import sweep, variants
+
+    arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
+    work = _open(arguments)
+    folder = sweep.run(work, axes, fixed, seeds=arguments.seeds, name=arguments.name)
+    print(f"tables and picture: {folder}")
+
+
+def _repeat(arguments: argparse.Namespace) -> None:
+    from scan_tf import sweep, variants
+
+    if arguments.redo or arguments.split:
+        raise ConfigError("--seeds: goes without --redo and --split. Try evaluate.split=train.")
+    arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
+    if axes:
+        raise ConfigError(f"{[*axes][0]}: has several values; those are for scan-tf sweep.")
+    sweep.repeat(_open(arguments), arguments.seeds, fixed)
 
 
 def _open(arguments: argparse.Namespace) -> Run:
