@@ -56,6 +56,9 @@ setup(
     extras_require={
         # TensorFlow with the CUDA libraries, for an NVIDIA GPU on Linux.
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        # Reads and writes weights of PyTorch. Before 2.6 its `weights_only`, which keeps files from
+        # running code, could be circumvented (CVE-2025-32434).
+        "torch": ["torch>=2.6,<3"],
         # Pinned, so that a check that passes today passes tomorrow.
         "dev": [
             "hypothesis==6.168.5",  # the newest for Python 3.10
@@ -63,6 +66,7 @@ setup(
             "pytest==9.2.0",
             "pytest-xdist==3.8.0",  # halves the time of the tests on two cores
             "ruff==0.17.6",
+            "torch==2.13.0",  # the other side of the tests of import and export
             "types-PyYAML==6.0.12.20261113",
         ],
     },
