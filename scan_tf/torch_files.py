@@ -106,7 +106,7 @@ def _torch() -> Any:
 
 def _load(path: Path) -> Any:
     torch = _torch()
-    numbers = [(_DType, "numpy.dtype")]
+    numbers: list[tuple[Any, str]] = [(_DType, "numpy.dtype")]
     # NumPy 2 renamed the module.
     numbers += [(_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
