@@ -148,6 +148,9 @@ def _add_import_torch(commands: Any) -> None:
         choices=["pretext", "scan", "selflabel"],
         help="which stage it is the result of (default: as the file tells)",
     )
+    port.add_argument(
+        "--head", type=int, metavar="N", help="which cluster head, from 0, if the file has several"
+    )
     port.set_defaults(function=_import_torch)
 
 
@@ -237,7 +240,9 @@ def _import_torch(arguments: argparse.Namespace) -> None:
     from scan_tf import porting
 
     work = _open(arguments)
-    stage = porting.import_checkpoint(work, arguments.file, stage=arguments.stage)
+    stage = porting.import_checkpoint(
+        work, arguments.file, stage=arguments.stage, head=arguments.head
+    )
     print(f"imported as the stage '{stage}': {work.folder(stage)}")
 
 
