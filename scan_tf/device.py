@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from scan_tf.config import RuntimeConfig
@@ -17,32 +18,43 @@ class Device:
         dtype: the Keras dtype policy, "float32" or "mixed_bfloat16".
         jit_step: compile the whole training step with XLA.
         jit_augment: compile the augmentation alone with XLA.
+        jit_heads: compile with XLA a step of heads over cached features, which convolves nothing.
     """
 
     kind: str
     dtype: str
     jit_step: bool
     jit_augment: bool
+    jit_heads: bool = False
 
 
 def resolve(config: RuntimeConfig) -> Device:
     """Replace `auto` by what measured fastest on this kind of machine.
 
     On CPUs oneDNN's bfloat16 kernels pay where the processor has AMX or AVX512-BF16, and XLA
-    slows a convolutional step down but triples the speed of the augmentation. On GPUs both pay.
+    slows a convolutional step down but triples the speed of the augmentation, and of training
+    heads alone. On GPUs all pay.
     """
     import tensorflow as tf
 
     gpu = bool(tf.config.list_physical_devices("GPU"))
     dtype = config.dtype
     if dtype == "auto":
-        dtype = "mixed_bfloat16" if gpu or _cpu_has_bfloat16() else "float32"
+        dtype = "mixed_bfloat16" if gpu or cpu_has_bfloat16() else "float32"
     jit = {"always": True, "never": False, "auto": gpu}[config.jit_compile]
-    jit_augment = config.jit_compile != "never"
-    return Device("gpu" if gpu else "cpu", dtype, jit, jit_augment)
+    rest = config.jit_compile != "never"
+    return Device("gpu" if gpu else "cpu", dtype, jit, jit_augment=rest, jit_heads=rest)
 
 
-def _cpu_has_bfloat16() -> bool:
+def num_cpus() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself, by AMX or AVX512-BF16."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

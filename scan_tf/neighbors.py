@@ -1,4 +1,4 @@
-"""Mining of nearest neighbours with Annoy or by exact search (SCAN, section 2.1).
+"""Mining of nearest neighbours, exactly or with an approximate index (SCAN, section 2.1).
 
 The image itself is column 0 of the result and stays in it: the clustering stage draws uniformly
 from all K+1 columns, as the official configuration does. Similarities are inner products of unit
@@ -8,33 +8,24 @@ rows, which rank as Annoy's 'angular' distance does.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import tensorflow as tf
-from annoy import AnnoyIndex
-from tqdm import tqdm
 
+from scan_tf import approximate
 from scan_tf.config import NeighborsConfig
 from scan_tf.errors import DataError
+from scan_tf.search import exact
 
 # `auto` searches exactly up to here. Measured on two CPU cores at N = 50,000, P = 128, K = 20:
 # exact 8 s, Annoy with 100 trees 10 s; exact grows with N squared, Annoy almost with N.
 EXACT_UP_TO = 100_000
-# Queries per matrix product (250 measured best on a CPU), fewer where the bank is so large that
-# their similarities would take more than this many values (256 MiB).
-_QUERY_BLOCK = 250
-_BLOCK_VALUES = 2**26
 # What numpy.load and reading entries raise on a file that is missing or damaged.
 _UNREADABLE = (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, BadZipFile)
-# Queries of Annoy that one thread takes at a time.
+# Rows that are sorted at a time.
 _CHUNK = 256
 
 
@@ -45,7 +36,7 @@ class Neighbors:
     Attributes:
         indices: int32 [N, K+1]; column 0 is the image itself, the others fall in similarity.
         similarity: float32 [N, K+1] in -1..1, cosine of the image and each entry of `indices`.
-        index: "annoy" or "exact".
+        index: "exact", "annoy" or "hnsw".
         reason: why this index was used.
         recall: share of the K neighbours that are as near as the exact ones, without column 0,
             estimated on a sample; 1.0 for the exact search; None where unknown.
@@ -76,7 +67,7 @@ def mine(
         features: float32 [N, P]; unit rows (they are normalised again, in float32).
         config: which index and its parameters; `config.k` is not read.
         k: neighbours per image, without the image itself.
-        seed: of Annoy's trees and of the sample for the recall.
+        seed: of the index and of the sample for the recall.
         index_path: where Annoy's index is kept, for the same features, `n_trees` and `seed`.
         progress: show a bar on stderr.
         setting: the name of the setting that `k` came from, for the error message.
@@ -94,46 +85,17 @@ def mine(
     start = time.perf_counter()
     if index == "exact":
         candidates, _ = exact(features, features, k + 1, progress=progress)
+    elif index == "hnsw":
+        candidates = approximate.hnsw(features, k + 1, seed=seed, progress=progress)
     else:
-        tree = _annoy(features, config, seed, index_path)
-        candidates = _query(tree, features, k + 1, config.search_k, progress)
+        forest = approximate.annoy_index(features, config, seed=seed, path=index_path)
+        candidates = approximate.annoy(
+            forest, features, k + 1, search_k=config.search_k, progress=progress
+        )
     indices, similarity = _self_first(features, np.arange(len(features)), candidates)
     seconds = time.perf_counter() - start
     recall = 1.0 if index == "exact" else _recall(features, similarity, config.recall_sample, seed)
     return Neighbors(indices, similarity, index, reason, recall, seconds)
-
-
-def exact(
-    bank: np.ndarray, queries: np.ndarray, k: int, *, progress: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` rows of the bank with the largest inner product with each query, best first.
-
-    Only a block of rows of the Q x N matrix exists at a time.
-
-    Args:
-        bank: float32 [N, P].
-        queries: float32 [Q, P].
-        k: at most N.
-        progress: show a bar on stderr.
-
-    Returns:
-        Rows of the bank int32 [Q, k], inner products float32 [Q, k].
-
-    Raises:
-        DataError: k is larger than the bank.
-    """
-    if k > len(bank):
-        raise DataError(f"exact search: k = {k} is larger than the bank of {len(bank)} rows.")
-    block = max(1, min(_QUERY_BLOCK, _BLOCK_VALUES // len(bank)))
-    indices = np.empty((len(queries), k), np.int32)
-    similarity = np.empty((len(queries), k), np.float32)
-    bank_tensor = tf.constant(bank, tf.float32)
-    for low in tqdm(range(0, len(queries), block), "exact search", disable=not progress):
-        rows = slice(low, low + block)
-        product = tf.matmul(tf.constant(queries[rows], tf.float32), bank_tensor, transpose_b=True)
-        best = tf.math.top_k(product, k)
-        similarity[rows], indices[rows] = best.values.numpy(), best.indices.numpy()
-    return indices, similarity
 
 
 def restrict(indices: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -169,9 +131,10 @@ def save(path: str | Path, neighbors: Neighbors) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     values = dataclasses.asdict(neighbors)
     values["recall"] = np.nan if neighbors.recall is None else neighbors.recall
-    with _beside(path, ".partial").open("wb") as file:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
         np.savez(file, **values)
-    os.replace(_beside(path, ".partial"), path)
+    os.replace(partial, path)
 
 
 def load(path: str | Path) -> Neighbors:
@@ -219,71 +182,6 @@ def _unit_rows(features: np.ndarray) -> np.ndarray:
             f"row {bad[0]}. Check that the pretext training ended with a finite loss."
         )
     return features / norms
-
-
-def _annoy(
-    features: np.ndarray, config: NeighborsConfig, seed: int, path: Path | None
-) -> AnnoyIndex:
-    """Annoy's forest over the features, from `path` where it holds that same forest."""
-    index = AnnoyIndex(features.shape[1], "angular")
-    digest = hashlib.blake2b(features.data, digest_size=16).hexdigest()
-    shape = {"rows": features.shape[0], "columns": features.shape[1]}
-    stamp = {**shape, "n_trees": config.n_trees, "seed": seed, "features": digest}
-    if path is not None and _is_current(path, stamp):
-        index.load(str(path))
-        return index
-    index.set_seed(seed)
-    for row, vector in enumerate(features):
-        index.add_item(row, vector)
-    index.build(config.n_trees, n_jobs=-1)
-    if path is not None:
-        _keep(index, path, stamp)
-    return index
-
-
-def _is_current(path: Path, stamp: dict[str, object]) -> bool:
-    try:
-        known = json.loads(_beside(path, ".json").read_text(encoding="utf-8"))
-        return bool(known == {**stamp, "bytes": path.stat().st_size})
-    except (OSError, ValueError):
-        return False
-
-
-def _keep(index: AnnoyIndex, path: Path, stamp: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The stamp goes first and comes back last: it never describes another index than its own.
-    _beside(path, ".json").unlink(missing_ok=True)
-    index.save(str(_beside(path, ".partial")))
-    os.replace(_beside(path, ".partial"), path)
-    text = json.dumps({**stamp, "bytes": path.stat().st_size})
-    _beside(path, ".json").write_text(text, encoding="utf-8")
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
-
-
-def _query(
-    index: AnnoyIndex, features: np.ndarray, k: int, search_k: int, progress: bool
-) -> np.ndarray:
-    """Annoy's candidates int32 [N, k]; threads help because its search releases the GIL."""
-    count = len(features)
-    found = np.full((count, k), -1, np.int32)
-
-    def search(rows: Iterable[int]) -> None:
-        for row in rows:
-            nearest = index.get_nns_by_item(row, k, search_k)
-            found[row, : len(nearest)] = nearest
-
-    chunks = [range(low, min(low + _CHUNK, count)) for low in range(0, count, _CHUNK)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in tqdm(pool.map(search, chunks), "annoy", len(chunks), disable=not progress):
-            pass
-    # With a small search_k a query can end with fewer than k candidates.
-    short = np.flatnonzero(found[:, -1] < 0)
-    if len(short):
-        found[short], _ = exact(features, features[short], k)
-    return found
 
 
 def _self_first(

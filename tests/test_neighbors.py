@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -34,25 +33,6 @@ def check_form(found: neighbors.Neighbors, count: int, k: int) -> None:
     assert all(len(set(row)) == k + 1 for row in found.indices.tolist())
 
 
-def test_exact_search_is_the_plain_one():
-    bank, queries = clustered(700, 8), clustered(530, 8, seed=1)
-    indices, similarity = neighbors.exact(bank, queries, 5)
-    product = queries @ bank.T
-    np.testing.assert_array_equal(indices, np.argsort(-product, axis=1)[:, :5])
-    np.testing.assert_allclose(similarity, -np.sort(-product, axis=1)[:, :5], atol=1e-6)
-    assert (indices.dtype, similarity.dtype) == (np.int32, np.float32)
-    with pytest.raises(DataError, match="k = 701 is larger than the bank of 700"):
-        neighbors.exact(bank, queries, 701)
-
-
-def test_exact_search_keeps_its_blocks_small(monkeypatch):
-    features = clustered(300, 8)
-    whole = neighbors.exact(features, features, 4)
-    monkeypatch.setattr(neighbors, "_BLOCK_VALUES", 7 * 300)
-    for one, two in zip(whole, neighbors.exact(features, features, 4), strict=True):
-        np.testing.assert_allclose(one, two, atol=1e-6)
-
-
 def test_exact_mining():
     features = clustered(400, 16)
     found = neighbors.mine(features, EXACT, k=6, seed=0)
@@ -76,6 +56,16 @@ def test_annoy_finds_nearly_all_with_100_trees():
     recall = np.mean(shared) / 20
     assert recall > 0.98
     assert found.recall == pytest.approx(recall, abs=0.005)
+
+
+def test_hnsw_when_it_is_installed(monkeypatch):
+    pytest.importorskip("hnswlib")
+    monkeypatch.setattr(neighbors, "_choose", lambda *_: ("hnsw", "asked for"))
+    features = clustered(3000, 32)
+    found = neighbors.mine(features, NeighborsConfig(), k=20, seed=0)
+    check_form(found, 3000, 20)
+    assert (found.index, found.reason) == ("hnsw", "asked for")
+    assert 0.95 < found.recall <= 1
 
 
 def test_recall_reports_a_poor_index():
@@ -129,37 +119,6 @@ def test_auto_searches_exactly_while_that_is_quick(monkeypatch):
     found = neighbors.mine(features, NeighborsConfig(), k=3, seed=0)
     assert found.index == "annoy"
     assert "300 images" in found.reason
-
-
-def test_annoys_index_is_kept_and_used_again(tmp_path, monkeypatch):
-    features, path = clustered(500, 8), tmp_path / "new" / "index.ann"
-    config = dataclasses.replace(ANNOY, n_trees=3)
-    first = neighbors.mine(features, config, k=5, seed=0, index_path=path)
-    stamp = json.loads((tmp_path / "new" / "index.ann.json").read_text())
-    assert (stamp["rows"], stamp["columns"], stamp["n_trees"], stamp["seed"]) == (500, 8, 3, 0)
-    builds = []
-    keep = neighbors._keep
-    monkeypatch.setattr(neighbors, "_keep", lambda *args: (builds.append(1), keep(*args)))
-
-    def again(features=features, config=config, seed=0):
-        builds.clear()
-        found = neighbors.mine(features, config, k=5, seed=seed, index_path=path)
-        return found, bool(builds)
-
-    found, built = again()
-    assert not built
-    np.testing.assert_array_equal(found.indices, first.indices)
-    assert again(seed=1)[1]
-    assert again(config=dataclasses.replace(config, n_trees=4))[1]
-    changed = features.copy()
-    changed[7] = changed[8]
-    assert again(features=changed)[1]
-    assert not again(features=changed)[1]
-    path.write_bytes(path.read_bytes()[:-100])
-    assert again(features=changed)[1]
-    (tmp_path / "new" / "index.ann.json").write_text("{")
-    assert again(features=changed)[1]
-    assert sorted(p.name for p in path.parent.iterdir()) == ["index.ann", "index.ann.json"]
 
 
 def test_too_few_images():
