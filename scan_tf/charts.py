@@ -156,6 +156,39 @@ def confidence_histogram(path: str | Path, confidences: np.ndarray) -> None:
     save(figure, path)
 
 
+def reliability(
+    path: str | Path, stages: Mapping[str, tuple[float, Sequence[Mapping[str, Any]]]]
+) -> None:
+    """Draw accuracy against confidence, and below it how many images have that confidence.
+
+    `stages` maps the name of a clustering to its ECE and the bins that `calibration.calibration`
+    gives. On the dashed diagonal confidence is as high as accuracy.
+    """
+    figure = Figure(figsize=(6, 6.4), dpi=DPI, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="calibrated")
+    for number, (name, (ece, bins)) in enumerate(stages.items()):
+        colour, offset = palette(10)[number % 10], number / len(stages)
+        filled = [row for row in bins if row["count"]]
+        points = [(row["confidence"], row["accuracy"]) for row in filled]
+        label = f"{one_line(name, 30)}: ECE {100 * ece:.1f} %"
+        marker = _MARKERS[number % len(_MARKERS)]
+        above.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5,
+                   label=label)  # fmt: skip
+        total = sum(row["count"] for row in bins)
+        widths = [0.86 * (row["high"] - row["low"]) for row in bins]
+        lows = [r["low"] + w * (0.08 + offset) for r, w in zip(bins, widths, strict=True)]
+        below.bar(lows, [100 * row["count"] / total for row in bins], align="edge", color=colour,
+                  width=[width / len(stages) for width in widths])  # fmt: skip
+    above.set_title("Reliability: is a confidence of 0.8 right in 80 % of the cases?", fontsize=11)
+    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    above.legend(fontsize=9, frameon=False, loc="upper left")
+    below.set(xlabel="probability of the chosen cluster", ylabel="% of the images")
+    plain(above)
+    plain(below, "y")
+    save(figure, path)
+
+
 def one_line(text: str, limit: int) -> str:
     """`limit` characters of a name, free of what folder names may hold: formulas, line breaks."""
     text = "".join(c if c.isprintable() else " " for c in text)

@@ -162,6 +162,8 @@ class EvaluateConfig(Section):
     batch_size: int = setting(500, low=1)
     knn_k: int = setting(100, low=1)
     kmeans_restarts: int = setting(10, low=1)
+    # Fit a linear classifier on the pretext's features: one more pass over the training images.
+    linear_probe: bool = True
     pictures: bool = True
     # Images on the 2-D map of the features.
     map_points: int = setting(2000, low=10)

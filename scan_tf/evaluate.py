@@ -11,13 +11,10 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 
 from scan_tf.errors import DataError
 
-# k-means fits on a random subset of the images above this many values (128 MiB of float32).
-KMEANS_FIT_VALUES = 2**25
 _BLOCK = 500
 
 
@@ -93,6 +90,29 @@ def to_classes(clusters: np.ndarray, mapping: Sequence[int | None]) -> np.ndarra
     """The class int64 [N] of each image by a `mapping` of `match`; -1 where it has none."""
     table = np.array([-1 if c is None else c for c in mapping], np.int64)
     return np.asarray(table[clusters])
+
+
+def mapping_rows(
+    labels: np.ndarray | None, clusters: np.ndarray, mapping: Sequence[int | None] | None, *,
+    num_clusters: int,
+) -> list[tuple[int, int | None, int, float | None]]:
+    """For each cluster its number, its class by a `mapping` of `match`, size, and purity.
+
+    Purity is the share 0..1 of the class among the images of the cluster; None for an empty
+    cluster, and with the class where there are no labels. Raises DataError where lengths differ or
+    values are out of range.
+    """
+    clusters = _ids(clusters, num_clusters, "clusters")
+    sizes = np.bincount(clusters, minlength=num_clusters).tolist()
+    if labels is None or mapping is None:
+        return [(cluster, None, size, None) for cluster, size in enumerate(sizes)]
+    _same_length(labels=labels, clusters=clusters)
+    right = clusters[to_classes(clusters, mapping) == labels]
+    hits = np.bincount(right, minlength=num_clusters).tolist()
+    return [
+        (cluster, mapping[cluster], size, hits[cluster] / size if size else None)
+        for cluster, size in enumerate(sizes)
+    ]
 
 
 def confusion(labels: np.ndarray, predicted_classes: np.ndarray, num_classes: int) -> np.ndarray:
@@ -184,66 +204,6 @@ def knn_accuracy(
     return float((predicted == query_labels).mean())
 
 
-def purity_by_k(indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Share of the first 1, 2, ... K neighbours with the image's own label, float64 [K].
-
-    Column 0 of `indices` int [N, K+1], the image itself, does not count (SCAN, figure 2).
-    """
-    _same_length(indices=indices, labels=labels)
-    same = (labels[indices[:, 1:]] == labels[:, None]).mean(axis=0)
-    return np.asarray(np.cumsum(same) / np.arange(1, len(same) + 1))
-
-
-def neighbor_purity(indices: np.ndarray, labels: np.ndarray) -> float:
-    """Share of all neighbours, column 0 left out, with the image's own label, 0..1."""
-    return float(purity_by_k(indices, labels)[-1])
-
-
-def kmeans_scores(
-    train_features: np.ndarray,
-    features: np.ndarray,
-    labels: np.ndarray | None,
-    *,
-    num_clusters: int,
-    num_classes: int,
-    restarts: int,
-    seed: int,
-) -> dict[str, Any]:
-    """The k-means baseline: fit on the train features, score on the evaluation ones.
-
-    Features are float [N, P] and [M, P], or uint8 (scaled to 0..1; further axes are flattened),
-    labels int64 [M] or None. Every restart is one k-means++ run; their seeds are seed, seed+1, ...
-
-    Returns:
-        acc, nmi, ari, num_clusters_used: means over the restarts; acc_std, ...: deviations
-        (divisor restarts-1; 0 for one restart); matching; all of these but num_clusters_used are
-        None without labels. restarts; fit_images: on how many train images it was fit (all, or a
-        random subset of large arrays). Raises DataError where there are fewer train images than
-        clusters, or lengths differ.
-    """
-    columns = int(np.prod(train_features.shape[1:]))
-    count = min(len(train_features), max(KMEANS_FIT_VALUES // columns, 10 * num_clusters))
-    if count < num_clusters:
-        raise DataError(f"k-means with {num_clusters} clusters got {count} images to fit on.")
-    fit = np.random.default_rng(seed).permutation(len(train_features))[:count]
-    fit_values = _as_rows(train_features[np.sort(fit)])
-    parts = np.array_split(features, len(features) // 4096 + 1)
-    runs = []
-    for run in range(restarts):
-        model = KMeans(num_clusters, n_init=1, random_state=seed + run).fit(fit_values)
-        clusters = np.concatenate([model.predict(_as_rows(part)) for part in parts])
-        runs.append(
-            cluster_scores(labels, clusters, num_clusters=num_clusters, num_classes=num_classes)
-        )
-    result: dict[str, Any] = {"matching": runs[0]["matching"], "restarts": restarts}
-    for key in ("acc", "nmi", "ari", "num_clusters_used"):
-        values = [run[key] for run in runs]
-        known = None not in values
-        result[key] = float(np.mean(values)) if known else None
-        result[f"{key}_std"] = float(np.std(values, ddof=min(1, restarts - 1))) if known else None
-    return {**result, "fit_images": count}
-
-
 def prototypes(probs: np.ndarray, features: np.ndarray, per_cluster: int = 10) -> np.ndarray:
     """The image that stands for each cluster: int64 [C], -1 for a cluster without images.
 
@@ -293,11 +253,6 @@ def _entropy(distribution: np.ndarray) -> float:
     """Entropy in nats, clamped at 1e-8 as the official loss does."""
     clamped = np.maximum(distribution, 1e-8)
     return float(-(clamped * np.log(clamped)).sum())
-
-
-def _as_rows(images: np.ndarray) -> np.ndarray:
-    rows = images.reshape(len(images), -1)
-    return rows.astype(np.float32) / 255 if images.dtype == np.uint8 else rows.astype(np.float32)
 
 
 def _ids(values: np.ndarray, count: int, name: str) -> np.ndarray:

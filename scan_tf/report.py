@@ -1,4 +1,4 @@
-"""The evaluation stage: `eval/report.json`, the table of scores, and the pictures.
+"""The evaluation of a split: `report.json`, the table of scores, and the pictures.
 
 Labels are read here and nowhere else. Without labels the same report says what can be known
 without them, and every score that needs labels is null.
@@ -6,6 +6,8 @@ without them, and every score that needs labels is null.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,18 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from scan_tf import charts, checkpoint, evaluate, neighbors, pictures
-from scan_tf.data import ImageSet
+from scan_tf import calibration, charts, checkpoint, evaluate, pictures
+from scan_tf.data import SPLITS, ImageSet, Split, pretext_is_train
 from scan_tf.errors import StageError
 from scan_tf.runs import STAGES, Run
 from scan_tf.train import read_metrics
 
 # Cluster probabilities float32 [N,C] and features float32 [N,D] of a stage.
 Prediction = tuple[np.ndarray, np.ndarray]
+_TITLES = {"scan": "SCAN", "selflabel": "self-label"}
 _SHEET_IMAGES = 36
 
 
-def evaluated_split(work: Run) -> str:
+def evaluated_split(work: Run) -> Split:
     """`evaluate.split`, where `auto` is the test split if the data set has one."""
     split = work.config.evaluate.split
     if split == "auto":
@@ -33,47 +36,76 @@ def evaluated_split(work: Run) -> str:
 
 
 def evaluated_images(work: Run) -> ImageSet:
-    """The images to score. Raises StageError when the data set has no such split."""
-    split = evaluated_split(work)
-    images = work.images("test" if split == "test" else "train")
+    """The images that `evaluate.split` names. Raises StageError as `images_of` does."""
+    return images_of(work, evaluated_split(work))
+
+
+def images_of(work: Run, split: str) -> ImageSet:
+    """The images of a split. Raises StageError, naming the others, when there is no such split."""
+    # Where the pretext learns from the training images, "pretext" is no split of its own.
+    splits = [s for s in SPLITS if s != "pretext" or not pretext_is_train(work.config.data)]
+    images = next((work.images(s) for s in splits if s == split), None)
     if images is None:
-        raise StageError(f"evaluate.split: '{work.config.data.name}' has no split '{split}'.")
+        there = [s for s in splits if s != "test" or (s != split and work.images(s) is not None)]
+        raise StageError(
+            f"evaluate.split: '{work.config.data.name}' has no split '{split}'. "
+            f"It has: {', '.join(there)}."
+        )
     return images
 
 
-def write(work: Run, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
-    """Score the predictions, write `report.json` and the pictures, print the table.
+def folder_of(work: Run, split: str) -> Path:
+    """Where the evaluation of a split goes: `eval/`, or `eval-<split>/` beside the stage's."""
+    stage = work.folder("evaluate")
+    return stage if split == evaluated_split(work) else stage.with_name(f"{stage.name}-{split}")
+
+
+def write(
+    work: Run,
+    predictions: Mapping[str, Prediction],
+    baselines: Mapping[str, Any],
+    *,
+    split: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Score the predictions, write `report.json`, tables and pictures, print the scores.
 
     Args:
         work: the run.
-        predictions: of `scan` and, where it ran, `selflabel`, on the evaluated images.
+        predictions: of `scan`, of `selflabel`, or of both in this order, on the images of `split`.
+        baselines: as `baselines.score` gives them for these images.
+        split: which images are scored.
+        folder: where the files go.
 
     Returns:
-        The report.
+        For the stage's record: which split was scored.
+
+    Raises:
+        StageError: there is no such split.
     """
-    images = evaluated_images(work)
+    images = images_of(work, split)
     report: dict[str, Any] = {
         "data": work.config.data.name,
-        "split": evaluated_split(work),
+        "split": split,
         "num_images": len(images),
         "seed": work.config.seed,
         "num_clusters": work.num_clusters,
         "selection": work.config.scan.selection,
         "skipped_files": list(images.skipped),
     }
-    report |= _baselines(work, images)
-    report |= {"scan": None, "selflabel": None}
-    for stage, (probs, embedded) in predictions.items():
-        report[stage] = _clustering(work, images, probs, embedded) | work.record(stage)["result"]
+    report |= {**baselines, "scan": None, "selflabel": None}
+    for stage, prediction in predictions.items():
+        report[stage] = _clustering(work, images, stage, *prediction)
     before = [s for s in STAGES if s not in ("evaluate", "export")]
     report["wall_time_s"] = {s: work.record(s).get("wall_time_s") for s in before}
-    text = json.dumps(report, indent=2)
-    checkpoint.write_text(work.folder("evaluate") / "report.json", text + "\n")
-    _write_assignments(work, images, predictions)
+    checkpoint.write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    _write_assignments(folder, predictions)
+    _write_mappings(folder, images, predictions, report)
     if work.config.evaluate.pictures:
-        _draw(work, images, *list(predictions.values())[-1])
+        _draw_charts(work, folder, report)
+        _draw(work, folder, images, *list(predictions.values())[-1])
     print(table(report))
-    return {"split": report["split"]}
+    return {"split": split}
 
 
 def read(work: Run) -> dict[str, Any]:
@@ -98,11 +130,9 @@ def table(report: Mapping[str, Any]) -> str:
         if scores:
             cells = "".join(f"{_percent(scores[k]):>8}" for k in ("acc", "nmi", "ari"))
             lines.append(f"{name:28}{cells}{scores['num_clusters_used']:>16.0f}")
-    pretext = report["pretext"]
-    knn, purity = _percent(pretext["knn_acc"]), _percent(pretext["neighbor_purity"])
-    lines += ["", f"pretext: kNN {knn}, neighbour purity {purity}"]
-    if report["scan"] and report["scan"]["acc"] is None:
-        last = report["selflabel"] or report["scan"]
+    lines += ["", f"pretext: {_pretext_scores(report['pretext'])}"]
+    last = report["selflabel"] or report["scan"]
+    if last["acc"] is None:
         sizes = sorted(last["cluster_sizes"])
         lines.append(
             f"no labels, so no accuracy; mean confidence {last['mean_confidence']:.3f}, "
@@ -111,62 +141,111 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _baselines(work: Run, images: ImageSet) -> dict[str, Any]:
-    """kNN, neighbour purity, and k-means on features and on pixels."""
-    train, config = work.train_images, work.config.evaluate
-    embedded, _ = checkpoint.read_npz(work.folder("neighbors") / "features.npz")
-    mined = neighbors.load(work.folder("neighbors") / "train.npz")
-    split = evaluated_split(work)
-    knn = purity = None
-    if train.labels is not None and images.labels is not None:
-        purity = evaluate.neighbor_purity(mined.indices, train.labels)
-        knn = evaluate.knn_accuracy(
-            embedded["train"],
-            train.labels,
-            embedded[split],
-            images.labels,
-            k=config.knn_k,
-            num_classes=len(train.class_names),
-            leave_one_out=split == "train",
-        )
-    how = {
-        "num_clusters": work.num_clusters,
-        "num_classes": len(images.class_names),
-        "restarts": config.kmeans_restarts,
-        "seed": work.config.seed,
-    }
-    on_features = evaluate.kmeans_scores(embedded["train"], embedded[split], images.labels, **how)
-    on_pixels = evaluate.kmeans_scores(train.images, images.images, images.labels, **how)
-    pretext = {"knn_acc": knn, "neighbor_purity": purity, "neighbor_recall": mined.recall}
-    return {"pretext": pretext, "kmeans_features": on_features, "kmeans_pixels": on_pixels}
+def _pretext_scores(scores: Mapping[str, Any]) -> str:
+    if scores["note"]:
+        return str(scores["note"])
+    text = f"kNN {_percent(scores['knn_acc'])}"
+    text += f", neighbour purity {_percent(scores['neighbor_purity'])}"
+    if scores["linear_probe_acc"] is not None:
+        text += f", linear probe {_percent(scores['linear_probe_acc'])}"
+    return text
 
 
 def _clustering(
-    work: Run, images: ImageSet, probs: np.ndarray, embedded: np.ndarray
+    work: Run, images: ImageSet, stage: str, probs: np.ndarray, embedded: np.ndarray
 ) -> dict[str, Any]:
+    """What the report says of a stage; SCAN's also what self-labelling would learn from."""
+    clusters, confidence = probs.argmax(axis=1), probs.max(axis=1)
+    count = work.num_clusters
+    classes = len(images.class_names)
     scores = evaluate.cluster_scores(
-        images.labels,
-        probs.argmax(axis=1),
-        num_clusters=work.num_clusters,
-        num_classes=len(images.class_names),
-        probs=probs,
+        images.labels, clusters, num_clusters=count, num_classes=classes, probs=probs
     )
-    return scores | evaluate.without_labels(probs, embedded, seed=work.config.seed)
+    scores |= evaluate.without_labels(probs, embedded, seed=work.config.seed)
+    correct = None
+    if images.labels is not None:
+        correct = evaluate.to_classes(clusters, scores["mapping"]) == images.labels
+    scores["calibration"] = calibration.calibration(confidence, correct)
+    scores |= calibration.coverage(confidence, correct)
+    if stage == "scan":
+        scores["pseudo_labels"] = calibration.pseudo_labels(
+            confidence, clusters, correct, num_clusters=count
+        )
+    return scores | work.record(stage)["result"]
 
 
-def _write_assignments(
-    work: Run, images: ImageSet, predictions: Mapping[str, Prediction]
-) -> None:
-    """`eval/assignments.npz`: what each evaluated image was given, by stage."""
+def _write_assignments(folder: Path, predictions: Mapping[str, Prediction]) -> None:
+    """`assignments.npz`: what each evaluated image was given, by stage."""
     arrays = {}
     for stage, (probs, _) in predictions.items():
         arrays[f"{stage}_cluster"] = probs.argmax(axis=1).astype(np.int64)
         arrays[f"{stage}_confidence"] = probs.max(axis=1)
-    checkpoint.write_npz(work.folder("evaluate") / "assignments.npz", arrays, {})
+    checkpoint.write_npz(folder / "assignments.npz", arrays, {})
 
 
-def _draw(work: Run, images: ImageSet, probs: np.ndarray, embedded: np.ndarray) -> None:
-    folder, seed = work.folder("evaluate"), work.config.seed
+def _write_mappings(
+    folder: Path, images: ImageSet, predictions: Mapping[str, Prediction], report: Mapping[str, Any]
+) -> None:
+    """`mapping.csv` of the last stage, `mapping-scan.csv` where that is not SCAN."""
+    for stage, (probs, _) in predictions.items():
+        rows = evaluate.mapping_rows(
+            images.labels,
+            probs.argmax(axis=1),
+            report[stage]["mapping"],
+            num_clusters=probs.shape[1],
+        )
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("cluster", "class", "size", "purity"))
+        for cluster, number, size, purity in rows:
+            name = None if number is None else images.class_names[number]
+            writer.writerow((cluster, name, size, None if purity is None else round(purity, 4)))
+        last = stage == list(predictions)[-1]
+        name = "mapping.csv" if last else f"mapping-{stage}.csv"
+        checkpoint.write_text(folder / name, text.getvalue())
+
+
+def _draw_charts(work: Run, folder: Path, report: Mapping[str, Any]) -> None:
+    """Charts of what is in the report, both stages in one; curves of the training."""
+    stages = {title: report[stage] for stage, title in _TITLES.items() if report[stage]}
+    known = all(scores["acc"] is not None for scores in stages.values())
+    if known:
+        parts = {title: scores["calibration"] for title, scores in stages.items()}
+        charts.reliability(
+            folder / "reliability.png", {t: (c["ece"], c["bins"]) for t, c in parts.items()}
+        )
+    shown = "accuracy" if known else "threshold"
+    rows = {title: scores["coverage"] for title, scores in stages.items()}
+    charts.series(
+        folder / "coverage.png",
+        calibration.COVERAGES,
+        {title: ([row[shown] for row in part], None) for title, part in rows.items()},
+        xlabel="most confident images that are kept, %",
+        ylabel="their accuracy" if known else "confidence of the least sure of them",
+        title="Leaving out unsure images",
+    )
+    purity = report["pretext"]["neighbor_purity_by_k"]
+    if purity:
+        chance = report["pretext"]["neighbor_purity_chance"]
+        charts.series(
+            folder / "purity_vs_k.png",
+            [int(k) for k in purity],
+            {"training images": (list(purity.values()), None)},
+            xlabel="nearest neighbours K",
+            ylabel="share with the image's own class",
+            title="Purity of the neighbours by the pretext's features",
+            log_x=True,
+            level=(f"chance: {chance:.3f}", chance),
+        )
+    logged = {s: read_metrics(work.folder(s) / "metrics.jsonl") for s in STAGES}
+    charts.training_curves(folder / "curves.png", {s: rows for s, rows in logged.items() if rows})
+
+
+def _draw(
+    work: Run, folder: Path, images: ImageSet, probs: np.ndarray, embedded: np.ndarray
+) -> None:
+    """Pictures of the clusters of the last stage."""
+    seed = work.config.seed
     clusters, confidence = probs.argmax(axis=1), probs.max(axis=1)
     names, mapping = _cluster_names(work, images, clusters)
     sizes = np.bincount(clusters, minlength=len(names))
@@ -175,16 +254,12 @@ def _draw(work: Run, images: ImageSet, probs: np.ndarray, embedded: np.ndarray) 
     chosen = evaluate.prototypes(probs, embedded)
     examples = [images.images[i] if i >= 0 else None for i in chosen]
     pictures.prototypes(folder / "prototypes.png", examples, names)
-    stages = {s: read_metrics(work.folder(s) / "metrics.jsonl") for s in STAGES}
-    charts.training_curves(folder / "curves.png", {s: r for s, r in stages.items() if r})
     _contact_sheets(folder / "clusters", images, clusters, confidence, names)
     count = min(work.config.evaluate.map_points, len(images))
     sample = np.random.default_rng(seed).choice(len(images), count, replace=False)
     points = pictures.embed_2d(embedded[sample], seed)
     labels = None if images.labels is None else images.labels[sample]
-    pictures.feature_map(
-        folder / "map.png", points, clusters[sample], labels, images.class_names
-    )
+    pictures.feature_map(folder / "map.png", points, clusters[sample], labels, images.class_names)
     if images.labels is not None:
         predicted = evaluate.to_classes(clusters, mapping)
         known = predicted >= 0

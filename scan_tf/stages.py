@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from scan_tf import augment, checkpoint, export, features, neighbors, networks, report
+from scan_tf import augment, baselines, checkpoint, export, features, neighbors, networks, report
 from scan_tf.backbones import ResNet
 from scan_tf.clustering import ScanTask
 from scan_tf.config import Config, TrainConfig
@@ -70,6 +70,18 @@ def run_stage(work: Run, stage: str) -> None:
     with work.working(stage) as result:
         keras.utils.set_random_seed(work.seed(stage))
         result.update(_FUNCTIONS[stage](work))
+
+
+def evaluate_split(work: Run, split: str) -> None:
+    """Evaluate a split, such as "test"; another than the stage's in a folder beside it.
+
+    Raises StageError when the data set has no such split, or when nothing was clustered.
+    """
+    if split == report.evaluated_split(work):
+        run_stage(work, "evaluate")
+    else:
+        _evaluate(work, split)
+    print(f"\nreport and pictures: {report.folder_of(work, split)}")
 
 
 def _pretext(work: Run) -> dict[str, Any]:
@@ -154,17 +166,19 @@ def _selflabel(work: Run) -> dict[str, Any]:
     return _account(work)
 
 
-def _evaluate(work: Run) -> dict[str, Any]:
+def _evaluate(work: Run, split: str | None = None) -> dict[str, Any]:
     """Scores, pictures and the report."""
-    work.require("scan")
-    stages = ["scan"] + (["selflabel"] if work.is_done("selflabel") else [])
-    predictions = {}
-    for stage in stages:
+    split = split or report.evaluated_split(work)
+    images, predictions = report.images_of(work, split), {}
+    for stage in [s for s in ("scan", "selflabel") if work.is_done(s)] or ["scan"]:
+        work.require(stage)
         task = SelfLabelTask(work.config.selflabel, *networks.trained_clusters(work, stage))
-        images = report.evaluated_images(work)
         probs, embedded = features.predict(task, images, **work.inference(stage))
         predictions[stage] = (probs[0], embedded)
-    return report.write(work, predictions)
+    # Where the clustering was imported there is no pretext.
+    pretext = networks.trained_pretext(work) if work.is_done("pretext") else None
+    found, folder = baselines.score(work, images, pretext), report.folder_of(work, split)
+    return report.write(work, predictions, found, split=split, folder=folder)
 
 
 def _export(work: Run) -> dict[str, Any]:

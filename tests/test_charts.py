@@ -121,6 +121,24 @@ def test_confidence_histogram(tmp_path, confidences):
     assert has_colour(pixels(tmp_path / "h.png"), (0, 114, 178), 0.003) == bool(confidences)
 
 
+def bins(counts, confidences, accuracies) -> list[dict]:
+    edges = np.linspace(0, 1, len(counts) + 1)
+    names = ("low", "high", "count", "confidence", "accuracy")
+    values = zip(edges[:-1], edges[1:], counts, confidences, accuracies, strict=True)
+    return [dict(zip(names, row, strict=True)) for row in values]
+
+
+def test_reliability_of_two_stages(tmp_path):
+    empty = bins([0, 5, 5], [None, 0.5, 0.9], [None, 0.4, 0.6])
+    one = bins([0, 0, 9], [None, None, 1.0], [None, None, 1.0])
+    charts.reliability(tmp_path / "r.png", {"SCAN": (0.2, empty), "a$b": (0.0, one)})
+    picture = pixels(tmp_path / "r.png")
+    assert has_colour(picture, (0, 114, 178), 5e-3)
+    assert has_colour(picture, (230, 159, 0), 5e-3)
+    charts.reliability(tmp_path / "1.png", {"SCAN": (0.2, empty)})
+    assert not has_colour(pixels(tmp_path / "1.png"), (230, 159, 0))
+
+
 def test_same_input_gives_the_same_bytes(tmp_path):
     for name in ("a.png", "b.png"):
         charts.cluster_sizes(tmp_path / name, np.array([3, 4]), ["a", "b"])

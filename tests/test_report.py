@@ -1,22 +1,32 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
+import shutil
 from itertools import permutations
 
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from tiny_runs import CLASSES, PER_CLASS, copy, opened
+from tiny_runs import CLASSES, PER_CLASS, copy, opened, scan_tf, snapshot
 
-from scan_tf import evaluate, neighbors, report
+from scan_tf import baselines, neighbors, networks, report, stages
 from scan_tf.data import ImageSet
 from scan_tf.errors import StageError
 from scan_tf.runs import Run
 
 SCORES = ("acc", "nmi", "ari")
 CLUSTERED = ("scan", "selflabel", "kmeans_pixels", "kmeans_features")
-PICTURES = {"cluster_sizes.png", "confidence.png", "prototypes.png", "curves.png", "map.png"}
+PICTURES = {
+    "cluster_sizes.png",
+    "confidence.png",
+    "coverage.png",
+    "curves.png",
+    "map.png",
+    "prototypes.png",
+}
+LABELLED = {"confusion.png", "purity_vs_k.png", "reliability.png"}
 
 
 class Unlabelled(Run):
@@ -35,6 +45,19 @@ def predictions(rng, count: int, clusters: int) -> dict[str, report.Prediction]:
     """Of networks that were never trained."""
     probs = rng.dirichlet(np.full(clusters, 0.2), count).astype(np.float32)
     return {"scan": (probs, rng.standard_normal((count, 6)).astype(np.float32))}
+
+
+def write(work: Run, found: dict[str, report.Prediction], split: str = "test") -> dict:
+    """What `report.write` writes of these predictions and the run's pretext."""
+    images, folder = report.images_of(work, split), report.folder_of(work, split)
+    scores = baselines.score(work, images, networks.trained_pretext(work))
+    assert report.write(work, found, scores, split=split, folder=folder) == {"split": split}
+    return read(folder)
+
+
+def table_of(path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def pictures(folder) -> set[str]:
@@ -103,46 +126,131 @@ def test_the_table_shows_the_report(finished):
 
 def test_every_picture_is_drawn_with_labels(run, rng):
     work = opened(run, "evaluate.pictures=true", "evaluate.split=train")
-    report.write(work, predictions(rng, 60, 3))
-    written = read(run / "eval")
+    written = write(work, predictions(rng, 60, 3), "train")
     assert (written["split"], written["num_images"]) == ("train", 60)
     assert written["selflabel"] is None
     sheets = {f"clusters/{cluster:03d}.png" for cluster in range(3)}
-    assert pictures(run / "eval") == PICTURES | sheets | {"confusion.png"}
+    assert pictures(run / "eval") == PICTURES | LABELLED | sheets
 
 
 def test_without_labels_the_scores_are_null(run, rng, capsys):
     labelled = opened(run, "evaluate.pictures=true", "scan.num_clusters=4")
-    report.write(Unlabelled(labelled.config, run), predictions(rng, 15, 4))
-    written = read(run / "eval")
+    found = predictions(rng, 15, 4)
+    written = write(Unlabelled(labelled.config, run), found)
     for name in ("scan", "kmeans_pixels", "kmeans_features"):
         assert [written[name][score] for score in SCORES] == [None] * 3
         assert 1 <= written[name]["num_clusters_used"] <= 4
-    assert written["pretext"]["knn_acc"] is None
-    assert written["pretext"]["neighbor_purity"] is None
-    assert sum(written["scan"]["cluster_sizes"]) == 15
+    known = ("neighbor_recall",)
+    assert all((score is None) == (name not in known) for name, score in written["pretext"].items())
+    scan = written["scan"]
+    assert sum(scan["cluster_sizes"]) == 15
+    assert scan["calibration"]["ece"] is scan["aurc"] is None
+    rows = [*scan["calibration"]["bins"], *scan["coverage"], *scan["pseudo_labels"]]
+    assert {row["accuracy"] for row in rows} == {None}
+    assert [row["threshold"] for row in scan["coverage"]][-1] == found["scan"][0].max(1).min()
     assert "no labels, so no accuracy" in capsys.readouterr().out
+    rows = table_of(run / "eval" / "mapping.csv")
+    assert [int(row["size"]) for row in rows] == scan["cluster_sizes"]
+    assert {(row["class"], row["purity"]) for row in rows} == {("", "")}
     sheets = {f"clusters/{cluster:03d}.png" for cluster in range(4)}
     assert pictures(run / "eval") == PICTURES | sheets
 
 
 def test_more_clusters_than_classes_are_matched_by_majority(run, rng):
     work = opened(run, "scan.num_clusters=7")
-    report.write(work, predictions(rng, 15, 7))
-    written = read(run / "eval")
+    found = predictions(rng, 15, 7)
+    written = write(work, found)
     for name in ("scan", "kmeans_pixels", "kmeans_features"):
         assert written[name]["matching"] == "majority_vote"
         assert written[name]["acc"] >= 1 / 3
     assert len(written["scan"]["mapping"]) == 7
+    labels, clusters = np.repeat(np.arange(3), 5), found["scan"][0].argmax(axis=1)
+    rows = table_of(run / "eval" / "mapping.csv")
+    assert [row["cluster"] for row in rows] == list("0123456")
+    for row in rows:
+        members = labels[clusters == int(row["cluster"])]
+        assert int(row["size"]) == len(members)
+        if len(members):
+            share = np.bincount(members, minlength=3) / len(members)
+            assert float(row["purity"]) == pytest.approx(share.max(), abs=1e-4)
+            assert row["class"] == CLASSES[share.argmax()]
+        else:
+            assert (row["class"], row["purity"]) == ("", "")
 
 
-def test_kmeans_without_labels_counts_clusters_only():
-    features = np.random.default_rng(0).standard_normal((50, 4))
-    how = {"num_clusters": 3, "num_classes": 0, "restarts": 2, "seed": 0}
-    scores = evaluate.kmeans_scores(features, features, None, **how)
-    assert scores["num_clusters_used"] == 3
-    unknown = ("matching", *SCORES, *(f"{score}_std" for score in SCORES))
-    assert all(scores[key] is None for key in unknown)
+def test_each_stage_has_a_mapping_table_and_scores_of_its_confidence(finished):
+    written = read(finished / "eval")
+    for stage, name in (("scan", "mapping-scan.csv"), ("selflabel", "mapping.csv")):
+        rows, scores = table_of(finished / "eval" / name), written[stage]
+        assert [row["class"] for row in rows] == [CLASSES[c] for c in scores["mapping"]]
+        assert [int(row["size"]) for row in rows] == scores["cluster_sizes"]
+        hits = sum(int(r["size"]) * float(r["purity"]) for r in rows if r["purity"])
+        assert hits / 15 == pytest.approx(scores["acc"], abs=1e-3)
+        assert 0 <= scores["calibration"]["ece"] <= 1
+        assert sum(row["count"] for row in scores["calibration"]["bins"]) == 15
+        assert scores["coverage"][-1]["accuracy"] == pytest.approx(scores["acc"])
+        assert 0 <= scores["aurc"] <= 1
+    assert written["scan"]["pseudo_labels"][-1]["share"] == written["scan"]["confident"]
+    assert "pseudo_labels" not in written["selflabel"]
+
+
+def test_another_split_is_scored_beside_the_stage(finished, tmp_path, capsys):
+    run = copy(finished, tmp_path / "run")
+    before = snapshot(run)
+    stages.evaluate_split(opened(run), "train")
+    assert f"report and pictures: {run / 'eval-train'}" in capsys.readouterr().out
+    after = snapshot(run)
+    assert {name for name in before if before[name] != after.get(name)} == set()
+    assert {name.split("/")[0] for name in after if name not in before} == {"eval-train"}
+    written, of_test = read(run / "eval-train"), read(run / "eval")
+    assert (written["split"], written["num_images"]) == ("train", 60)
+    assert written.keys() == of_test.keys()
+    assert written["scan"].keys() == of_test["scan"].keys()
+    # The same neighbours, whatever is evaluated.
+    for name in ("neighbor_purity", "neighbor_purity_by_k", "neighbor_purity_chance"):
+        assert written["pretext"][name] == of_test["pretext"][name]
+
+
+def test_the_split_of_the_config_is_left_to_the_stage(run, capsys):
+    stages.evaluate_split(opened(run), "test")
+    assert read(run / "eval")["split"] == "test"
+    assert opened(run).is_done("evaluate")
+    written = snapshot(run / "eval")
+    stages.evaluate_split(opened(run), "test")
+    assert "done before" in capsys.readouterr().out
+    assert snapshot(run / "eval") == written
+    assert not (run / "eval-test").exists()
+
+
+@pytest.mark.parametrize("split", ["pretext", "validation"])
+def test_a_split_that_does_not_exist_names_the_others(finished, tmp_path, split):
+    run = copy(finished, tmp_path / "run")
+    before = snapshot(run)
+    with pytest.raises(StageError, match=f"no split '{split}'. It has: train, test."):
+        stages.evaluate_split(opened(run), split)
+    assert snapshot(run) == before
+
+
+@pytest.mark.parametrize("kept", ["scan", "selflabel"])
+def test_a_clustering_from_elsewhere_is_scored_alone(finished, tmp_path, capsys, kept):
+    run = copy(finished, tmp_path / "run", without="evaluate")
+    for stage in {"pretext", "neighbors", "scan", "selflabel"} - {kept}:
+        shutil.rmtree(run / stage)
+        (run / "status" / f"{stage}.json").unlink()
+    for part in ("metrics.jsonl", "best.json"):
+        (run / kept / part).unlink(missing_ok=True)
+    assert scan_tf("evaluate", "--run-dir", run, "evaluate.pictures=true") == 0
+    written, before = read(run / "eval"), read(finished / "eval")
+    assert written[kept] == before[kept]
+    assert written["kmeans_pixels"] == before["kmeans_pixels"]
+    assert written["kmeans_features"] is None
+    assert written["pretext"].pop("note") == "no pretext in this run"
+    assert set(written["pretext"].values()) == {None}
+    assert [stage for stage in ("scan", "selflabel") if written[stage]] == [kept]
+    assert "pretext: no pretext in this run" in capsys.readouterr().out
+    assert (run / "eval" / "mapping.csv").exists()
+    sheets = {f"clusters/{cluster:03d}.png" for cluster in range(3)}
+    assert pictures(run / "eval") == (PICTURES | LABELLED | sheets) - {"purity_vs_k.png"}
 
 
 def test_a_report_that_is_not_there_names_its_command(run):

@@ -1,0 +1,79 @@
+"""The baselines of the tiny run, on either split, with stages missing, and without labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_runs import CLASSES, PER_CLASS, copy, opened
+
+from scan_tf import baselines, features, neighbors, networks
+
+TRAIN = np.repeat(np.arange(len(CLASSES)), PER_CLASS["train"])
+
+
+def score(work, split: str) -> dict:
+    return baselines.score(work, work.images(split), networks.trained_pretext(work))
+
+
+def test_scores_on_the_test_images(finished):
+    scores = score(opened(finished), "test")["pretext"]
+    mined = neighbors.load(finished / "neighbors" / "train.npz")
+    for k in (1, 2, 3):
+        same = TRAIN[mined.indices[:, 1 : k + 1]] == TRAIN[:, None]
+        assert scores["neighbor_purity_by_k"][str(k)] == pytest.approx(same.mean())
+    assert list(scores["neighbor_purity_by_k"]) == ["1", "2", "3", "5", "10", "20"]
+    assert scores["neighbor_purity"] == scores["neighbor_purity_by_k"]["3"]
+    assert scores["neighbor_purity_chance"] == pytest.approx(1 / 3)
+    assert scores["neighbor_recall"] == mined.recall
+    assert scores["linear_probe_acc"] > 0.8, "the classes differ in colour"
+    assert scores["linear_probe_protocol"] == "fit on the training images"
+    assert scores["note"] is None
+
+
+def test_scores_on_the_training_images_leave_the_image_out(finished, monkeypatch):
+    options = {}
+
+    def knn(*_, **given):
+        options.update(given)
+        return 0.5
+
+    monkeypatch.setattr(baselines.evaluate, "knn_accuracy", knn)
+    monkeypatch.setattr(baselines.probes, "cross_validated_probe", lambda *_, **__: 0.25)
+    scores = score(opened(finished), "train")["pretext"]
+    assert options["leave_one_out"] is True
+    assert (scores["knn_acc"], scores["linear_probe_acc"]) == (0.5, 0.25)
+    assert "cross-validation" in scores["linear_probe_protocol"]
+
+
+def test_the_linear_probe_can_be_left_out(finished, monkeypatch):
+    monkeypatch.delattr(baselines.probes, "linear_probe")
+    scores = score(opened(finished, "evaluate.linear_probe=false"), "test")["pretext"]
+    assert scores["linear_probe_acc"] is scores["linear_probe_protocol"] is None
+    assert scores["knn_acc"] is not None
+
+
+def test_features_that_were_not_stored_are_computed(finished, tmp_path, monkeypatch):
+    expected = score(opened(finished), "test")
+    run = copy(finished, tmp_path / "run")
+    (run / "neighbors" / "features.npz").unlink()
+    computed = []
+    embed = features.embed
+    monkeypatch.setattr(
+        features, "embed", lambda *a, **k: computed.append(a[1].split) or embed(*a, **k)
+    )
+    found = score(opened(run), "test")
+    assert computed[:2] == ["train", "test"]
+    assert found == expected
+
+
+def test_without_neighbors_the_purity_is_that_of_an_exact_search(finished, tmp_path):
+    expected = score(opened(finished), "test")["pretext"]
+    run = copy(finished, tmp_path / "run", without="neighbors")
+    scores = score(opened(run), "test")["pretext"]
+    assert scores["neighbor_purity"] is scores["neighbor_recall"] is None
+    # The run mined exactly, so that both find the same neighbours.
+    for k in ("1", "2", "5", "20"):
+        purity = scores["neighbor_purity_by_k"][k]
+        assert purity == pytest.approx(expected["neighbor_purity_by_k"][k])
+    assert "3" not in scores["neighbor_purity_by_k"]
+    assert scores["knn_acc"] == pytest.approx(expected["knn_acc"])
