@@ -232,12 +232,9 @@ def test_a_self_labelled_model_goes_in_and_comes_back(run, tmp_path):
     assert_same_weights(other, model)
 
 
-def moco_file(path, version=2):
-    """A checkpoint of MoCo: a ResNet-50 whose last layer is the projector."""
-    features = 4 * 8 * 4
-    fc = ported.projector(features, 8) if version == 2 else torch.nn.Linear(features, 8)
-    model = ported.ResNet((3, 4, 6, 3), stem="imagenet", bottleneck=True, fc=fc)
-    model = ported.randomised(model)
+def moco_file(path, fc, **options):
+    """A checkpoint of MoCo: the last layer `fc` of the network is the projector."""
+    model = ported.randomised(ported.ResNet(stem="imagenet", fc=fc, **options))
     key = ported.randomised(copy.deepcopy(model), seed=1)
     state = {f"module.encoder_q.{n}": t for n, t in model.state_dict().items()}
     state |= {f"module.encoder_k.{n}": t for n, t in key.state_dict().items()}
@@ -247,30 +244,48 @@ def moco_file(path, version=2):
     return model
 
 
-LARGE = ("model.backbone=resnet50", "model.stem=imagenet", "data.image_size=32")
+def moco_v2_file(path):
+    """The same of a ResNet-50, as published, but for the width."""
+    fc = ported.projector(4 * 8 * 4, 8)
+    return moco_file(path, fc, blocks=(3, 4, 6, 3), bottleneck=True)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_moco_checkpoint_goes_in_and_comes_back(run, tmp_path, capsys, version):
-    work = run(*LARGE, "pretext=rotnet")
-    model = moco_file(tmp_path / SAVED, version)
+def test_a_moco_checkpoint_goes_in_and_comes_back(run, tmp_path, capsys):
+    large = ("model.backbone=resnet50", "model.stem=imagenet", "data.image_size=32")
+    work = run(*large, "pretext=moco")
+    model = moco_v2_file(tmp_path / SAVED)
     assert porting.import_checkpoint(work, tmp_path / SAVED) == "pretext"
-    model.fc = torch.nn.Identity()
+    assert capsys.readouterr().out == ""
+    backbone, head = copy.deepcopy(model), model.fc
+    backbone.fc = torch.nn.Identity()
     _, prepared, outputs = pixels(work)
     task = networks.trained_pretext(work)
-    assert_close(task.backbone(prepared), outputs(model))
+    assert_close(task.backbone(prepared), outputs(backbone))
+    normalised = torch.nn.functional.normalize
+    assert_close(task.embed(prepared), normalised(outputs(backbone), dim=1))
+    projected = task.projector(task.backbone(prepared))
+    assert_close(projected, normalised(outputs(model), dim=1))
+
+    saved = torch.load(porting.export_torch(work) / "pretext.pth.tar", weights_only=True)
+    other = ported.Contrastive(copy.deepcopy(backbone), 8)
+    other.load_state_dict(saved, strict=True)
+    assert_same_weights(other.backbone, backbone)
+    assert_same_weights(other.contrastive_head, head)
+
+
+def test_moco_v1_has_another_projector(run, tmp_path, capsys):
+    work = run("model.stem=imagenet", "pretext=moco")
+    model = moco_file(tmp_path / SAVED, torch.nn.Linear(32, 8), blocks=SMALL)
+    porting.import_checkpoint(work, tmp_path / SAVED)
     assert capsys.readouterr().out == (
-        "  not in the file, left as new: rotation_head\n"
+        "  not in the file, left as new: projector\n"
         "  in the file, but not used: contrastive_head\n"
     )
     result = work.record("pretext")["result"]
-    assert result["new_networks"] == ["rotation_head"]
+    assert result["new_networks"] == ["projector"]
     assert result["unused_in_file"] == ["contrastive_head"]
-
-    saved = torch.load(porting.export_torch(work) / "pretext.pth.tar", weights_only=True)
-    other = ported.ResNet((3, 4, 6, 3), stem="imagenet", bottleneck=True)
-    other.load_state_dict({n.removeprefix("backbone."): t for n, t in saved.items()}, strict=True)
-    assert_same_weights(other, model)
+    kernel = tiny_runs.weights(work.root, "pretext")["backbone/conv1/kernel"]
+    np.testing.assert_array_equal(kernel.transpose(3, 2, 0, 1), model.conv1.weight.detach())
 
 
 def test_a_bare_backbone_is_enough_for_a_pretext_that_embeds_by_it(run, tmp_path):
@@ -295,7 +310,7 @@ def test_it_is_not_enough_for_simclr(run, tmp_path):
 
 def test_another_network_is_named_with_the_settings(run, tmp_path):
     work = run("pretext=rotnet")
-    moco_file(tmp_path / SAVED)
+    moco_v2_file(tmp_path / SAVED)
     expected = (
         r"model: .*weights.pth.tar does not fit backbone=resnet10, stem=cifar, width=4. Its network"
         r" has 3-4-6-3 bottlenecks, width 4, a 7x7 stem. .* missing: .* surplus: .* another shape"

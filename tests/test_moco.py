@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import small_tasks
+import tensorflow as tf
+from small_tasks import BATCH, CLUSTERS, Given, backbone, batch, trainer, values
+
+from scan_tf.config import OptimizerConfig
+from scan_tf.errors import ConfigError
+from scan_tf.pretext import moco
+
+pytestmark = pytest.mark.usefixtures("seeded")
+PROJECTION = 8
+
+
+def make(num_images: int = 32, **settings) -> moco.Method:
+    config = moco.Config(batch_size=BATCH, **settings)
+    return moco.Method(config, backbone(), projection_dim=PROJECTION, num_images=num_images)
+
+
+def unit(rng, rows):
+    array = rng.standard_normal((rows, PROJECTION))
+    return (array / np.linalg.norm(array, axis=1, keepdims=True)).astype(np.float32)
+
+
+# The loss
+
+
+def test_the_loss_is_that_of_the_paper(rng):
+    """Equation 1 of He et al., written out for every query."""
+    queries, keys, queue = unit(rng, 5), unit(rng, 5), unit(rng, 7)
+    expected = []
+    for i in range(5):
+        positive = math.exp(float(queries[i] @ keys[i]) / 0.2)
+        negatives = [math.exp(float(queries[i] @ row) / 0.2) for row in queue]
+        expected.append(-math.log(positive / (positive + sum(negatives))))
+    loss, similarity = moco.info_nce(queries, keys, queue, 0.2)
+    assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert float(similarity) == pytest.approx((queries * keys).sum(1).mean(), rel=1e-5)
+
+
+def test_closed_forms(rng):
+    queries = unit(rng, 4)
+    # All alike: a guess among one key and Q others.
+    alike = np.repeat(queries[:1], 9, axis=0)
+    loss, _ = moco.info_nce(alike[:1], alike[:1], alike, 0.07)
+    assert float(loss) == pytest.approx(math.log(10), rel=1e-5)
+    # Opposite to all of the queue, at a low temperature: no doubt is left, and nothing overflows.
+    loss, similarity = moco.info_nce(alike[:1], alike[:1], -alike, 1e-3)
+    assert float(loss) == pytest.approx(0, abs=1e-6)
+    assert float(similarity) == pytest.approx(1, rel=1e-5)
+
+
+# The key encoder
+
+
+def test_the_key_encoder_starts_as_the_query_encoder():
+    task = make()
+    for name, (weights, statistics) in task.key_encoder.items():
+        network = task.networks[name]
+        np.testing.assert_equal(values(weights), values(network.trainable_variables))
+        np.testing.assert_equal(values(statistics), values(network.non_trainable_variables))
+
+
+def test_keys_are_those_of_a_second_network_in_training_mode():
+    """Its weights, batch statistics and running averages are the key encoder's, not the query's."""
+    task = make()
+    second, weights = backbone(), task.key_encoder["backbone"][0]
+    for variable, weight in zip(second.trainable_variables, weights, strict=True):
+        weight.assign(weight * 1.1)
+        variable.assign(weight)
+    given = batch(task)
+    before = values(task.backbone.variables)
+    keys = task._encode_keys(given["key"])
+    np.testing.assert_equal(values(task.backbone.variables), before)
+
+    features = second(given["key"], training=True)
+    np.testing.assert_allclose(keys, task.projector(features), rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(
+        task.key_encoder["backbone"][1], second.non_trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert np.ptp(np.asarray(task.key_encoder["backbone"][1][0])) > 0  # they did move
+
+
+def test_it_has_no_gradient():
+    task = make()
+    weights = [v for parts in task.key_encoder.values() for v in parts[0]]
+    given = batch(task)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        loss, _ = task.loss(given)
+    assert tape.gradient(loss, weights) == [None] * len(weights)
+
+
+def test_an_update_moves_it_by_the_momentum(tmp_path):
+    task = make(momentum=0.75)
+    pairs = [
+        (key, query)
+        for name, (weights, _) in task.key_encoder.items()
+        for key, query in zip(weights, task.networks[name].trainable_variables, strict=True)
+    ]
+    before = values([key for key, _ in pairs])
+    optimizer = OptimizerConfig("sgd", lr=0.5)
+    trainer(task, Given([batch(task)]), tmp_path, optimizer=optimizer).run()
+    for (key, query), old in zip(pairs, before, strict=True):
+        new = np.asarray(query)
+        np.testing.assert_allclose(key, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7)
+        assert (new != old).any()
+
+
+# The queue
+
+
+def test_the_queue_is_first_in_first_out(tmp_path):
+    task = make(num_images=64, queue_size=3 * BATCH)
+    start = np.asarray(task.queue).copy()
+    np.testing.assert_allclose(np.linalg.norm(start, axis=1), 1, rtol=1e-5)
+    seen = []
+    for step in range(4):
+        given = batch(task, step)
+        task.loss(given)
+        seen.append(np.asarray(task._keys).copy())
+        task.after_update(given)
+        expected = np.concatenate([start, *seen])[-len(start) :]
+        np.testing.assert_array_equal(task.queue, expected)
+    np.testing.assert_allclose(np.linalg.norm(task.queue, axis=1), 1, rtol=1e-5)
+    assert np.ptp(np.asarray(task.queue), axis=0).max() > 0
+
+
+def test_keys_of_a_batch_are_not_their_own_negatives():
+    """The loss is taken before the keys are put into the queue."""
+    task = make()
+    given = batch(task)
+    queue = np.asarray(task.queue).copy()
+    loss, _ = task.loss(given)
+    np.testing.assert_array_equal(task.queue, queue)
+    keys = task._keys
+    queries = task.projector(task.backbone(given["query"], training=True))
+    expected, _ = moco.info_nce(queries, keys, queue, task.config.temperature)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "size"),
+    [(1_281_167, 65_536), (50_000, 24_832), (1_797, 768), (300, 256), (32, 256)],
+)
+def test_the_size_of_the_queue(num_images, size):
+    """Half of the images at most, in whole batches, and one batch at least."""
+    assert moco.queue_size(moco.Config(), num_images) == size
+
+
+def test_a_size_that_is_given_is_kept_or_refused():
+    config = moco.Config(queue_size=1024)
+    assert moco.queue_size(config, 1024) == 1024
+    with pytest.raises(ConfigError, match=r"pretext.queue_size: expected at most 1023.*got 1024"):
+        moco.queue_size(config, 1023)
+    expected = "^queue_size: expected a multiple of batch_size=256, got 1000"
+    with pytest.raises(ConfigError, match=expected):
+        moco.Config(queue_size=1000)
+
+
+# The rest of the contract is in test_conformance.py
+
+
+def test_the_settings_of_the_paper():
+    config = moco.Config()
+    assert (config.epochs, config.batch_size) == (200, 256)
+    assert (config.temperature, config.momentum) == (0.2, 0.999)
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.momentum) == ("sgd", 0.03, 0.9)
+    assert (optimizer.l2, optimizer.schedule, optimizer.final_fraction) == (1e-4, "cosine", 0)
+
+
+def test_the_projection_is_as_wide_as_the_feature_unless_told():
+    task = make()
+    assert task.projector.hidden.units == task.backbone.feature_dim
+    assert make(hidden=5).projector.hidden.units == 5
+
+
+def test_neighbours_are_found_by_the_backbone():
+    task = make()
+    images = tf.random.stateless_normal([3, small_tasks.SIZE, small_tasks.SIZE, 3], [1, 2])
+    features = np.asarray(task.backbone(images))
+    expected = features / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(task.embed(images), expected, rtol=1e-5)
+    assert task.embed(images).shape[1] not in (PROJECTION, CLUSTERS)
+
+
+def test_it_learns_to_tell_images_apart(tmp_path):
+    """Over batches of different images, queue and key encoder included, the loss falls."""
+    keras.utils.set_random_seed(0)
+    task = make(num_images=64, queue_size=2 * BATCH, momentum=0.9)
+    batches = [batch(task, step) for step in range(4)]
+    source = Given(batches)
+    loop = trainer(task, source, tmp_path, epochs=30, optimizer=small_tasks.FAST)
+    update = tf.function(loop.update)
+    found = [float(update(inputs)["loss"]) for inputs in source.inputs(0, 60)]
+    assert np.mean(found[-8:]) < np.mean(found[4:12]) - 0.1
