@@ -180,6 +180,9 @@ class CachedLoader:
         order: which images at which step.
     """
 
+    # A step takes a millisecond or less.
+    steps_per_call = 100
+
     def __init__(self, features: np.ndarray, views: Mapping[str, View], order: Order):
         self.views = views
         self.order = order

@@ -9,6 +9,7 @@ with the same weights, bit for bit, as one that was never stopped.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import signal
@@ -32,7 +33,11 @@ from scan_tf.task import Task
 
 
 class Batches(Protocol):
-    """What the loop needs of a loader."""
+    """What the loop needs of a loader.
+
+    One that also has `steps_per_call` has steps so short that calling them one by one would cost
+    more than they do; so many are then made in one compiled call.
+    """
 
     steps_per_epoch: int
 
@@ -84,7 +89,12 @@ class Trainer:
         )
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.total_steps = config.epochs * loader.steps_per_epoch
-        self._update = tf.function(self.update, jit_compile=device.jit_step)
+        # A call never goes past a step after which there is something to write.
+        longest = min(runtime.log_every, loader.steps_per_epoch)
+        self._per_call = min(getattr(loader, "steps_per_call", 1), longest)
+        self._jit = device.jit_heads if self._per_call > 1 else device.jit_step
+        self._update = tf.function(self.update, jit_compile=self._jit)
+        self._updates = tf.function(self.updates, jit_compile=self._jit)
         self._window: list[dict[str, Any]] = []
         self._checkpoint = directory / "ckpt" / "state.npz"
         self._log = directory / "metrics.jsonl"
@@ -111,6 +121,22 @@ class Trainer:
         self.step.assign_add(1)
         return {"loss": loss, **metrics, "lr": rate}
 
+    def updates(self, inputs: Inputs, count: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The first `count` of S updates with stacked inputs; metrics f32 [S]. Graph code.
+
+        Every count runs the same compiled loop, so the division into calls changes no bit.
+        """
+        one = {name: tf.TensorSpec(rows.shape[1:], rows.dtype) for name, rows in inputs.items()}
+        names = self._update.get_concrete_function(one).structured_outputs
+        empty = {name: tf.zeros([self._per_call]) for name in names}
+
+        def body(i: tf.Tensor, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, Any]:
+            metrics = self._update({name: rows[i] for name, rows in inputs.items()})
+            put = tf.tensor_scatter_nd_update
+            return i + 1, {name: put(found[name], [[i]], [metrics[name]]) for name in found}
+
+        return tf.while_loop(lambda i, _: i < count, body, [0, empty], parallel_iterations=1)[1]
+
     def run(self) -> None:
         """Train to the end, from the last checkpoint where there is one.
 
@@ -122,9 +148,9 @@ class Trainer:
         steps_per_epoch = self.loader.steps_per_epoch
         saved = time.monotonic()
         with _Signals() as signals, self._progress(start) as bar, self._writer() as writer:
-            for step, inputs in enumerate(self.loader.inputs(start, self.total_steps), start + 1):
-                self._window.append(self._update(inputs))
-                bar.update()
+            for step, metrics in self._steps(start):
+                self._window.append(metrics)
+                bar.update(step - bar.n)
                 epoch, position = divmod(step, steps_per_epoch)
                 if step % self.runtime.log_every == 0 or position == 0:
                     row = self._means(step)
@@ -141,6 +167,29 @@ class Trainer:
                         f"Stopped at step {step} of {self.total_steps}; saved in {self.directory}. "
                         "Run the same command to go on.",
                     )
+
+    def _steps(self, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Make the steps from `start` on; after each call, how many are done and its metrics."""
+        inputs = self.loader.inputs(start, self.total_steps)
+        step, began = start, time.monotonic()
+        while step < self.total_steps:
+            ends = (self.runtime.log_every, self.loader.steps_per_epoch)
+            count = min(self._per_call, *(end - step % end for end in ends))
+            rows = list(itertools.islice(inputs, count))
+            metrics = self._update(rows[0]) if self._per_call == 1 else self._call(rows)
+            if step == start and self.runtime.progress:
+                how = "XLA" if self._jit else "no XLA"
+                took = time.monotonic() - began
+                tqdm.write(f"  {self.directory.name}: compiling ({how}) took {took:.1f} s")
+            step += count
+            yield step, metrics
+
+    def _call(self, rows: list[Inputs]) -> dict[str, Any]:
+        # Filled up, so that one shape is compiled.
+        filled = rows + rows[-1:] * (self._per_call - len(rows))
+        stacked = {name: np.stack([row[name] for row in filled]) for name in rows[0]}
+        metrics = self._updates(stacked, tf.constant(len(rows)))
+        return {name: values[: len(rows)] for name, values in metrics.items()}
 
     @property
     def _state(self) -> list[Any]:
@@ -173,7 +222,7 @@ class Trainer:
 
     def _finite(self, step: int) -> list[dict[str, float]]:
         """The metrics since the last log, as numbers; refuses a loss that is not finite."""
-        rows = [_scalars(m) for m in self._window]
+        rows = [row for metrics in self._window for row in _scalars(metrics)]
         if not all(math.isfinite(r["loss"]) for r in rows):
             raise TrainingError(
                 f"The loss is not finite between steps {step - len(rows) + 1} and {step}. "
@@ -248,5 +297,7 @@ class _Signals:
         self.received = number
 
 
-def _scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in metrics.items()}
+def _scalars(metrics: dict[str, Any]) -> list[dict[str, float]]:
+    """The metrics of each step of a call, from a number or an array [steps] for each name."""
+    columns = [np.atleast_1d(values).tolist() for values in metrics.values()]
+    return [dict(zip(metrics, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_tasks import QUIET, Given, make, trainer, values
+from small_tasks import PLAIN, QUIET, Given, make, trainer, values
 from small_tasks import batch as batch_of
+from small_tasks import loader as cached_loader
 
 from scan_tf.config import OptimizerConfig, SelfLabelConfig
 from scan_tf.errors import Interrupted, StageError, TrainingError
@@ -233,6 +235,103 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path):
     other = trainer(Toy(dim=4), Given(toy_batches()), tmp_path, optimizer=COSINE)
     with pytest.raises(StageError, match=r"state.npz: \d+ of \d+ variables do not fit"):
         other.run()
+
+
+# Many steps in one call
+
+
+class Short(Stopping):
+    """Batches whose steps are so short that many are made in one call."""
+
+    steps_per_call = 100
+
+    def __init__(self, batches=None, number=signal.SIGTERM, at=frozenset()):
+        super().__init__(batches or toy_batches(), number, at)
+
+
+HEADS = dataclasses.replace(PLAIN, jit_heads=True)
+either_compiler = pytest.mark.parametrize("device", [PLAIN, HEADS], ids=["plain", "xla"])
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 3, 50])
+def test_many_steps_in_one_call_are_the_same_bit_for_bit(tmp_path, log_every):
+    runtime = dataclasses.replace(RUNTIME, log_every=log_every)
+    single = toy(tmp_path / "1", runtime=runtime)
+    many = toy(tmp_path / "n", Short(), runtime=runtime)
+    calls = []
+    plain = many._call
+    many._call = lambda rows: (calls.append(len(rows)), plain(rows))[1]
+    for loop in (single, many):
+        loop.run()
+    np.testing.assert_equal(outcome(many), outcome(single))
+    # No call goes past a log step or the end of an epoch of five steps.
+    expected = {1: [], 2: [2, 2, 1, 1, 2, 2] * 2, 3: [3, 2, 1, 3, 1, 2, 3, 3, 2], 50: [5] * 4}
+    assert calls == expected[log_every]
+
+
+@either_compiler
+def test_how_steps_fall_into_calls_changes_no_bit(tmp_path, device):
+    states = []
+    for number, sizes in enumerate(([4], [1, 1, 1, 1], [1, 3])):
+        keras.utils.set_random_seed(0)
+        task = make("scan_cached")
+        source = cached_loader(task)
+        runtime = dataclasses.replace(QUIET, log_every=4)
+        loop = trainer(task, source, tmp_path / str(number), device=device, runtime=runtime)
+        inputs, losses = source.inputs(0, 4), []
+        for size in sizes:
+            losses += loop._call([next(inputs) for _ in range(size)])["loss"].numpy().tolist()
+        states.append((losses, values([loop.step, *task.state, *loop.optimizer.state])))
+    for state in states[1:]:
+        np.testing.assert_equal(state, states[0])
+    assert len(set(states[0][0])) == 4
+
+
+@either_compiler
+@pytest.mark.parametrize("at", [{0}, {3, 12, 17}])
+def test_a_signal_between_calls_saves_and_the_next_run_goes_on(tmp_path, at, device):
+    runtime = dataclasses.replace(RUNTIME, log_every=3)
+    whole = toy(tmp_path / "whole", Short(), runtime=runtime, device=device)
+    whole.run()
+    for step in sorted(at):
+        loop = toy(tmp_path / "cut", Short(at={step}), runtime=runtime, device=device)
+        # The call that holds the step ends first, at the next log step or end of an epoch.
+        ends = min(-(-(step + 1) // size) * size for size in (3, STEPS_PER_EPOCH))
+        with pytest.raises(Interrupted, match=f"^Stopped at step {ends} of 20"):
+            loop.run()
+    loop = toy(tmp_path / "cut", Short(), runtime=runtime, device=device)
+    loop.run()
+    np.testing.assert_equal(outcome(loop), outcome(whole))
+
+
+def test_a_skipped_batch_within_a_call_leaves_no_trace(tmp_path):
+    skipping = toy_batches(skip={2})
+    single, many = toy(tmp_path / "1", Given(skipping)), toy(tmp_path / "n", Short(skipping))
+    for loop in (single, many):
+        loop.run()
+    np.testing.assert_equal(outcome(many), outcome(single))
+    assert int(many.task.updates) == 16
+
+
+def test_a_loss_that_is_not_finite_within_a_call_is_not_saved(tmp_path):
+    runtime = dataclasses.replace(RUNTIME, log_every=6, checkpoint_minutes=1e-9)
+    loop = toy(tmp_path, Short(bad_batches()), epochs=1, runtime=runtime)
+    with pytest.raises(TrainingError, match="not finite between steps 7 and 12"):
+        loop.run()
+    # The same command goes on from before, and here gets past the place where it went wrong.
+    loop = toy(tmp_path, Short(toy_batches(20)), epochs=1, runtime=runtime)
+    loop.run()
+    assert all(np.isfinite(v).all() for v in outcome(loop)[0])
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [6, 12, 18, 20]
+
+
+def test_the_time_to_compile_is_told(tmp_path, capsys):
+    runtime = dataclasses.replace(RUNTIME, progress=True)
+    toy(tmp_path / "head", Short(), runtime=runtime, device=HEADS).run()
+    toy(tmp_path / "head", Short(), runtime=runtime, device=HEADS).run()
+    lines = re.findall(r"^  head: compiling .*$", capsys.readouterr().out, re.MULTILINE)
+    assert len(lines) == 1  # a run that has ended compiles nothing
+    assert re.fullmatch(r"  head: compiling \(XLA\) took \d+\.\d s", lines[0])
 
 
 # What goes wrong in training
