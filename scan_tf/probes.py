@@ -29,7 +29,10 @@ _PURITY_SAMPLE = 5000
 # Similarities computed at a time (64 MiB of float32).
 _BLOCK_VALUES = 2**24
 _PROBE_L2 = 1e-3
+_PROBE_TOLERANCE = 3e-4
 _PROBE_ITERATIONS = 200
+# Rows longer than this are cheaper to assign with the triangle inequality (same result).
+_ELKAN_COLUMNS = 1024
 _PROBE_FOLDS = 5
 
 
@@ -43,8 +46,9 @@ def linear_probe(
 
     The standard protocol: frozen backbone features, standardised by the training ones, and
     multinomial logistic regression, here by L-BFGS: the mean cross-entropy plus 5e-4 times the
-    squared weights, at most 200 iterations. On 50,000 features of 512 numbers that took one core
-    7 s; weaker penalties cost more and gained nothing, stronger ones lost accuracy.
+    squared weights, until no derivative exceeds 3e-4, at most 200 iterations. With 50,000 features
+    of 512 numbers (CIFAR-10) this took 7 s on one busy core; up to ten times weaker penalties and
+    smaller tolerances cost more and changed the accuracy by less than 0.1 %.
 
     Args:
         train_features: float32 [N, D].
@@ -157,8 +161,11 @@ def kmeans_scores(
         raise DataError(f"k-means with {num_clusters} clusters got {count} images to fit on.")
     fit = np.random.default_rng(seed).permutation(len(train_features))[:count]
     fit_values = _as_rows(train_features[np.sort(fit)])
+    how = "elkan" if columns > _ELKAN_COLUMNS else "lloyd"
     centers = [
-        KMeans(num_clusters, n_init=1, random_state=seed + run).fit(fit_values).cluster_centers_
+        KMeans(num_clusters, n_init=1, random_state=seed + run, algorithm=how)
+        .fit(fit_values)
+        .cluster_centers_
         for run in tqdm(range(restarts), progress, leave=False, disable=progress is None)
     ]
     runs = [
@@ -179,7 +186,9 @@ def _fit_and_predict(features: np.ndarray, labels: np.ndarray, others: np.ndarra
         return np.full(len(others), labels[0])  # logistic regression needs two classes
     # scikit-learn's C weighs the sum of the losses, half the squared weights stand beside it.
     strength = 1 / (_PROBE_L2 * len(features))
-    regression = LogisticRegression(C=strength, max_iter=_PROBE_ITERATIONS)
+    regression = LogisticRegression(
+        C=strength, tol=_PROBE_TOLERANCE, max_iter=_PROBE_ITERATIONS
+    )
     with warnings.catch_warnings():
         # The iterations are limited on purpose, for the time that large sets would take.
         warnings.simplefilter("ignore", ConvergenceWarning)

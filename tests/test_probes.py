@@ -176,6 +176,15 @@ def test_kmeans_restarts_are_averaged():
     assert single[0]["nmi_std"] == 0.0
 
 
+def test_kmeans_of_long_rows_is_the_same(monkeypatch):
+    rng = np.random.default_rng(9)
+    train, labels = blobs(rng, 300, columns=40, spread=1.5)
+    options = {"num_clusters": 5, "num_classes": 3, "restarts": 2, "seed": 1}
+    short = probes.kmeans_scores(train, train, labels, **options)
+    monkeypatch.setattr(probes, "_ELKAN_COLUMNS", 39)
+    assert probes.kmeans_scores(train, train, labels, **options) == short
+
+
 def test_kmeans_on_pixels_fits_a_subset_and_says_so(monkeypatch):
     rng = np.random.default_rng(5)
     labels = rng.integers(0, 3, 500)
