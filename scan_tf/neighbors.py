@@ -20,9 +20,10 @@ from scan_tf.config import NeighborsConfig
 from scan_tf.errors import DataError
 from scan_tf.search import exact
 
-# `auto` searches exactly up to here. Measured on two CPU cores at N = 50,000, P = 128, K = 20:
-# exact 8 s, Annoy with 100 trees 10 s; exact grows with N squared, Annoy almost with N.
-EXACT_UP_TO = 100_000
+# `auto` searches exactly up to here. Seconds of a core at N = 200,000, P = 128, K = 20, scaled up
+# from a sample of the queries: exact 50 in bfloat16 and 90 in float32, Annoy with 100 trees 155.
+# Exact search grows with N squared, Annoy almost with N.
+EXACT_UP_TO = 250_000
 # What numpy.load and reading entries raise on a file that is missing or damaged.
 _UNREADABLE = (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, BadZipFile)
 # Rows that are sorted at a time.
@@ -92,6 +93,7 @@ def mine(
         candidates = approximate.annoy(
             forest, features, k + 1, search_k=config.search_k, progress=progress
         )
+        del forest  # up to gigabytes, before the recall takes its own
     indices, similarity = _self_first(features, np.arange(len(features)), candidates)
     seconds = time.perf_counter() - start
     recall = 1.0 if index == "exact" else _recall(features, similarity, config.recall_sample, seed)
@@ -181,7 +183,8 @@ def _unit_rows(features: np.ndarray) -> np.ndarray:
             f"features: {len(bad)} of {len(features)} rows are zero or not finite, the first is "
             f"row {bad[0]}. Check that the pretext training ended with a finite loss."
         )
-    return features / norms
+    # Rows of length 1 but for rounding need no copy.
+    return features if np.abs(norms - 1).max() < 1e-6 else features / norms
 
 
 def _self_first(

@@ -82,8 +82,31 @@ def test_annoy_searches_on_all_cores_by_default(monkeypatch):
                 together.wait()
             return list(range(k))
 
-    found = approximate.annoy(Index(), features, 2)
+    found = approximate.annoy(Index(), features, 2, search_k=9)
     assert (found == [0, 1]).all()
+
+
+def test_annoy_looks_at_twice_as_many_nodes_as_by_its_own_default():
+    features = clustered(5000, 32)
+    index = approximate.annoy_index(features, CONFIG, seed=0)
+    own, ours, twice = (
+        approximate.annoy(index, features, 10, search_k=nodes) for nodes in (3 * 10, -1, 2 * 3 * 10)
+    )
+    np.testing.assert_array_equal(ours, twice)
+    assert recall(ours, features, 10) > recall(own, features, 10) + 0.01
+
+
+def test_annoy_finds_the_same_from_memory_and_from_a_file(tmp_path):
+    features = clustered(2000, 16)
+    paths = (None, tmp_path / "index.ann", tmp_path / "index.ann")
+    one, made, kept = (
+        approximate.annoy(
+            approximate.annoy_index(features, CONFIG, seed=0, path=path), features, 9
+        )
+        for path in paths
+    )
+    np.testing.assert_array_equal(made, one)
+    np.testing.assert_array_equal(kept, one)
 
 
 def test_annoy_with_too_few_nodes_to_look_at_is_filled_up():

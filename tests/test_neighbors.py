@@ -114,7 +114,7 @@ def test_auto_searches_exactly_while_that_is_quick(monkeypatch):
     features = clustered(300, 8)
     found = neighbors.mine(features, NeighborsConfig(), k=3, seed=0)
     assert found.index == "exact"
-    assert found.reason == "auto: 300 images; the exact search is quick up to 100,000"
+    assert found.reason == "auto: 300 images; the exact search is quick up to 250,000"
     monkeypatch.setattr(neighbors, "EXACT_UP_TO", 299)
     found = neighbors.mine(features, NeighborsConfig(), k=3, seed=0)
     assert found.index == "annoy"
