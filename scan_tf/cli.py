@@ -205,9 +205,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
     from scan_tf import sweep, variants
 
     arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
-    work = _open(arguments)
-    folder = sweep.run(work, axes, fixed, seeds=arguments.seeds, name=arguments.name)
-    print(f"tables and picture: {folder}")
+    sweep.run(_open(arguments), axes, fixed, seeds=arguments.seeds, name=arguments.name)
 
 
 def _repeat(arguments: argparse.Namespace) -> None:

@@ -139,7 +139,7 @@ def _train(points: Sequence[Variant], folder: Path, write: Writer) -> None:
         # Every point has built networks of its own.
         keras.backend.clear_session()
     _write(points, errors, write)
-    print(f"\n{(folder / 'table.md').read_text(encoding='utf-8')}")
+    print(f"\n{(folder / 'table.md').read_text(encoding='utf-8')}\ntables and runs: {folder}")
     if errors:
         first = next(iter(errors.values()))
         raise type(first)(

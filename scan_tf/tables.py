@@ -109,27 +109,23 @@ def draw(
     """
     numbers = [key for key in axes if all(_is_number(row[key]) for row in rows)]
     key = [*numbers, *axes][0]
-    others = [other for other in axes if other != key]
-    known = "acc" in _measures(rows)
-    series = {}
     places: list[Any] = list(dict.fromkeys(as_text(row[key]) for row in rows))
     if numbers:
         places = sorted({row[key] for row in rows})
-    for measure in ["acc"] if known else ["mean_confidence", "num_clusters_used"]:
-        for stage, line in itertools.product(TITLES, _groups(rows, others)):
-            points = [[row for row in line if _is_at(row[key], place)] for place in places]
-            values = [[_percent(row, stage, measure) for row in point] for point in points]
-            summaries = [summary(v) for v in values]
-            if all(s["mean"] is None for s in summaries):
-                continue
-            titles = [TITLES[stage], *(f"{o}={as_text(line[0][o])}" for o in others)]
-            name = ", ".join(titles if known else [*titles, MEASURES[measure]])
-            means, deviations = ([_finite(s[k]) for s in summaries] for k in ("mean", "std"))
-            repeated = any(len(v) > 1 for v in values)
-            series[name] = means, deviations if repeated else None
-    level = None
+    known, level = "acc" in _measures(rows), None
     if parent and parent["kmeans_features"] and known:
         level = ("k-means on pretext features", 100 * parent["kmeans_features"]["acc"])
+    others = [other for other in axes if other != key]
+    series: dict[str, Any] = {}
+    for measure in ["acc"] if known else ["mean_confidence", "num_clusters_used"]:
+        for name, line, stage in _lines(rows, others):
+            points = [[row for row in line if _is_at(row[key], place)] for place in places]
+            found = [summary([_percent(row, stage, measure) for row in point]) for point in points]
+            if any(s["mean"] is not None for s in found):
+                means, deviations = ([_number(s[k]) for s in found] for k in ("mean", "std"))
+                repeated = len({row["seed"] for row in rows}) > 1
+                title = name if known else f"{name}, {MEASURES[measure]}"
+                series[title] = means, deviations if repeated else None
     charts.series(
         path,
         places,
@@ -142,10 +138,22 @@ def draw(
     )
 
 
+def _lines(rows: Sequence[Row], axes: Sequence[str]) -> list[tuple[str, list[Row], str]]:
+    """Name, rows and stage of each line of the chart."""
+    lines = []
+    for stage, title in TITLES.items():
+        # What self-label is told is nothing to SCAN.
+        own = [key for key in axes if stage != "scan" or not key.startswith("selflabel.")]
+        for line in _groups(rows, own):
+            name = ", ".join([title, *(f"{key}={as_text(line[0][key])}" for key in own)])
+            lines.append((name, line, stage))
+    return lines
+
+
 def _measures(rows: Sequence[Row]) -> list[str]:
     """What a table shows: scores where there are labels, else how sure the clusters are."""
-    known = any(row["scan_acc"] is not None for row in rows)
-    return [*(_NEEDS_LABELS if known else ["mean_confidence"]), "num_clusters_used"]
+    unknown = any(r["scan_acc"] is None and r["scan_mean_confidence"] is not None for r in rows)
+    return [*(["mean_confidence"] if unknown else _NEEDS_LABELS), "num_clusters_used"]
 
 
 def _groups(rows: Sequence[Row], keys: Sequence[str]) -> list[list[Row]]:
@@ -223,5 +231,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _finite(value: float | None) -> float:
+def _number(value: float | None) -> float:
     return math.nan if value is None else value

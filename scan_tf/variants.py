@@ -23,10 +23,11 @@ from scan_tf.runs import STAGES, Run
 
 # The stages that a variant has of its own; the sections of the same names are what may vary.
 REPEATED = ("neighbors", "scan", "selflabel", "evaluate")
-# The parent's report has the pictures, and the k-means of many restarts.
+# The parent's report has the pictures, and what is known of the features they share.
 _QUIET = {
     "evaluate.pictures": False,
     "evaluate.kmeans_restarts": 1,
+    "evaluate.linear_probe": False,
     "runtime.tensorboard": False,
 }
 

@@ -146,6 +146,14 @@ def test_without_labels_the_confidence_stands_in(drawn, tmp_path):
     assert means["SCAN, clusters used"] == pytest.approx([90, 90])
 
 
+def test_where_all_failed_kmeans_is_still_told(tmp_path):
+    rows = [row(0, 0.3, w=w, error="no luck") | tables.scores({}) for w in (1, 2)]
+    assert "k-means on pixels: ACC 20.0" in tables.by_point(rows, ["w"], PARENT)
+    assert cells(tables.by_stage(rows, PARENT))[-1] == ["+ self-label", *["-"] * 4]
+    tables.draw(tmp_path / "s.png", rows, ["w"], PARENT)
+    assert (tmp_path / "s.png").exists()
+
+
 def test_the_chart_shows_both_stages_against_the_numbers_in_order(drawn, tmp_path):
     rows = [row(s, a + s / 10, w=w) for w, a in ((5.0, 0.3), (1, 0.5)) for s in (0, 1)]
     tables.draw(tmp_path / "s.png", rows, ["w"], PARENT)
@@ -174,6 +182,14 @@ def test_the_chart_has_a_line_for_each_value_of_a_second_axis(drawn, tmp_path):
     means, deviations = chart["series"]["SCAN, kind=a"]
     np.testing.assert_allclose(means, [np.nan, 30])
     assert deviations is None
+
+
+def test_the_line_of_scan_does_not_depend_on_self_label(drawn, tmp_path):
+    rows = [row(s, 0.3, w=w, selflabel__x=x) for w in (1, 2) for x in (5, 6) for s in (0, 1)]
+    tables.draw(tmp_path / "s.png", rows, ["w", "selflabel.x"], None)
+    lines = drawn[0]["series"]
+    assert list(lines) == ["SCAN", "+ self-label, selflabel.x=5", "+ self-label, selflabel.x=6"]
+    assert [lines["SCAN"][0], lines["SCAN"][1]] == [pytest.approx([30, 30]), pytest.approx([0, 0])]
 
 
 @pytest.mark.parametrize(
