@@ -147,7 +147,8 @@ def _pretext_scores(scores: Mapping[str, Any]) -> str:
     text = f"kNN {_percent(scores['knn_acc'])}"
     text += f", neighbour purity {_percent(scores['neighbor_purity'])}"
     if scores["linear_probe_acc"] is not None:
-        text += f", linear probe {_percent(scores['linear_probe_acc'])}"
+        how = " (5-fold)" if "5-fold" in scores["linear_probe_protocol"] else ""
+        text += f", linear probe {_percent(scores['linear_probe_acc'])}{how}"
     return text
 
 
