@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import keras
@@ -12,6 +13,8 @@ from small_tasks import BATCH, CLUSTERS, Given, backbone, batch, trainer, values
 from scan_tf.config import OptimizerConfig
 from scan_tf.errors import ConfigError
 from scan_tf.pretext import moco
+from scan_tf.torch_names import to_torch
+from scan_tf.train import read_metrics
 
 pytestmark = pytest.mark.usefixtures("seeded")
 PROJECTION = 8
@@ -201,3 +204,43 @@ def test_it_learns_to_tell_images_apart(tmp_path):
     update = tf.function(loop.update)
     found = [float(update(inputs)["loss"]) for inputs in source.inputs(0, 60)]
     assert np.mean(found[-8:]) < np.mean(found[4:12]) - 0.1
+
+
+def test_steps_are_those_of_algorithm_1_in_pytorch(tmp_path):
+    """Four whole steps, written once more after the pseudocode of He et al., give the same."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'scan-tf[torch]'")
+    import torch_networks
+
+    task = make(num_images=64, queue_size=2 * BATCH, momentum=0.9)
+    features = task.backbone.feature_dim
+    network = torch_networks.ResNet((1, 1, 1, 1), fc=torch_networks.projector(features, PROJECTION))
+    tensors = to_torch(task.backbone) | to_torch(task.projector, "fc.")
+    network.load_state_dict({n: torch.tensor(t) for n, t in tensors.items()}, strict=True)
+    follower, queue = copy.deepcopy(network), torch.tensor(np.asarray(task.queue))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    batches = [batch(task, step) for step in range(4)]
+    expected = []
+    for given in batches:
+        query, key = (
+            torch.tensor(np.asarray(given[view])).permute(0, 3, 1, 2) for view in ("query", "key")
+        )
+        q = torch.nn.functional.normalize(network(query))
+        with torch.no_grad():
+            k = torch.nn.functional.normalize(follower(key))
+        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], dim=1) / 0.2
+        loss = torch.nn.functional.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for slow, fast in zip(follower.parameters(), network.parameters(), strict=True):
+                slow.copy_(0.9 * slow + 0.1 * fast)
+        queue = torch.cat([queue[len(k) :], k])
+        expected.append(loss.item())
+
+    settings = OptimizerConfig("sgd", lr=0.1, momentum=0.9, l2=1e-4)
+    trainer(task, Given(batches), tmp_path, optimizer=settings).run()
+    found = [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    np.testing.assert_allclose(task.queue, queue, atol=1e-3)
+    assert max(expected) - min(expected) > 0.1  # the steps did something
