@@ -135,6 +135,7 @@ def _add_sweep(commands: Any) -> None:
     _add_run(sweep)
     sweep.add_argument("--seeds", nargs="+", metavar="N", help="of the clustering; each point's")
     sweep.add_argument("--name", help="of the folder in RUN_DIR/sweeps (default: the settings)")
+    sweep.add_argument("--no-selflabel", action="store_true", help="score SCAN alone")
     sweep.set_defaults(function=_sweep)
 
 
@@ -205,7 +206,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
     from scan_tf import sweep, variants
 
     arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
-    sweep.run(_open(arguments), axes, fixed, seeds=arguments.seeds, name=arguments.name)
+    how = {"seeds": arguments.seeds, "name": arguments.name}
+    sweep.run(_open(arguments), axes, fixed, selflabel=not arguments.no_selflabel, **how)
 
 
 def _repeat(arguments: argparse.Namespace) -> None:

@@ -34,6 +34,7 @@ def run(
     *,
     seeds: Sequence[int] | None = None,
     name: str | None = None,
+    selflabel: bool = True,
 ) -> Path:
     """Train and score every combination of the values, with every seed.
 
@@ -46,6 +47,7 @@ def run(
         fixed: dotted key -> the value of all points, in place of the parent's.
         seeds: `clustering_seed`s; None: the parent's.
         name: of the folder; None: the keys of the axes.
+        selflabel: run that stage too; without, the clustering of SCAN is scored alone.
 
     Returns:
         The folder `RUN/sweeps/<name>`.
@@ -72,7 +74,10 @@ def run(
         checkpoint.write_text(folder / "table.md", tables.by_point(rows, keys, parent) + "\n")
         tables.draw(folder / "sweep.png", rows, keys, parent)
 
-    points = variants.plan(work, folder, axes=axes, fixed=fixed or {}, seeds=seeds)
+    wanted = [s for s in REPEATED if selflabel or s != "selflabel"]
+    points = variants.plan(
+        work, folder, axes=axes, fixed=fixed or {}, seeds=seeds, stages=wanted
+    )
     _train(points, folder, write)
     return folder
 
@@ -151,7 +156,7 @@ def _train(points: Sequence[Variant], folder: Path, write: Writer) -> None:
 def _run_stages(point: Variant) -> ScanError | None:
     """Run the stages of a point; returns the error with which it failed."""
     failed = None
-    for stage in REPEATED:
+    for stage in point.stages:
         try:
             stages.run_stage(point, stage)
         except Interrupted:

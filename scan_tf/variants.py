@@ -40,13 +40,19 @@ class Variant(Run):
         root: the run directory.
         parent: the run with the pretext.
         values: dotted key -> value of the settings in which the variants differ, less the seed.
+        stages: those that it has of its own.
     """
 
     def __init__(
-        self, settings: config.Config, root: Path, parent: Run, values: Mapping[str, Any]
+        self,
+        settings: config.Config,
+        root: Path,
+        parent: Run,
+        values: Mapping[str, Any],
+        stages: Sequence[str] = REPEATED,
     ):
         super().__init__(settings, root)
-        self.parent, self.values = parent, values
+        self.parent, self.values, self.stages = parent, values, stages
 
     def __str__(self) -> str:
         settings = (f"{key}={as_text(value)}" for key, value in self.values.items())
@@ -55,7 +61,7 @@ class Variant(Run):
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
-        return all(self.is_done(stage) for stage in REPEATED)
+        return all(self.is_done(stage) for stage in self.stages)
 
     def images(self, split: data.Split) -> data.ImageSet | None:  # type: ignore[override]
         """The parent's, which are read once for all variants."""
@@ -64,7 +70,7 @@ class Variant(Run):
     def share(self, roots: Iterable[Path]) -> None:
         """Link the stages that one of these run directories has finished with the same settings."""
         roots = list(roots)
-        for stage in ("pretext", "neighbors", "scan", "selflabel"):
+        for stage in ("pretext", *(s for s in self.stages if s != "evaluate")):
             status = self.record(stage).get("status")
             if status == "done":
                 continue
@@ -118,6 +124,7 @@ def plan(
     axes: Mapping[str, Sequence[Any]],
     fixed: Mapping[str, Any],
     seeds: Sequence[int] | None,
+    stages: Sequence[str] = REPEATED,
 ) -> list[Variant]:
     """Every combination of the values with every seed, in that order; nothing is written.
 
@@ -127,6 +134,7 @@ def plan(
         axes: dotted key -> the values to try.
         fixed: dotted key -> the value of all variants, in place of the parent's.
         seeds: `clustering_seed`s; None: the parent's.
+        stages: those of REPEATED to run.
 
     Raises:
         ConfigError: a setting is unknown, bad, or one that the pretext reads.
@@ -145,7 +153,7 @@ def plan(
             root = folder / label(values) / f"seed-{seed}"
             if root in variants:
                 raise ConfigError(f"{label(values)}: the value is given twice. Leave one out.")
-            variants[root] = Variant(settings, root, parent, values)
+            variants[root] = Variant(settings, root, parent, values, stages)
     for variant in variants.values():
         try:
             variant.is_done(REPEATED[-1])
