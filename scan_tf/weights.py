@@ -197,7 +197,8 @@ def _copy(name: str, item: h5py.Group | h5py.Dataset, target: h5py.File) -> None
     else:
         values = item[()]
         if values.ndim >= 2:
-            values = values.astype(np.float16)
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float16)
             if not np.isfinite(values).all():
                 raise StageError(f"{name}: a weight is too large for float16, or not finite.")
         packing = {"compression": "gzip", "shuffle": True} if values.ndim else {}

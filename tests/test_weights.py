@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
 import pytest
 from tiny_runs import copy, opened, weights
@@ -64,7 +63,6 @@ def test_it_holds_the_weights_as_float16_and_the_statistics_exactly(finished, fi
     assert {v.dtype.name for v in arrays.values() if v.ndim == 1} == {"float32"}
     values = sum(v.size for v in weights(finished, "selflabel").values())
     assert sum(v.size for v in arrays.values()) == values
-    assert file.stat().st_size < 2.5 * values + 200_000
 
 
 def test_it_says_what_it_takes_to_use_it(finished, file):
@@ -137,6 +135,11 @@ def test_another_suffix_and_weights_out_of_range_are_refused(finished, tmp_path)
     assert not (tmp_path / "x.weights.h5").exists()
 
 
+def another_model(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["layers/dense/vars/0"] = np.zeros((2, 2), np.float32)
+
+
 def lose_a_layer(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         name = next(k for k, v in datasets(path).items() if v.ndim == 4)
@@ -155,8 +158,7 @@ def spoil(path: Path) -> None:
     [
         (lambda p: p.unlink(), "no weights published by scan_tf"),
         (lambda p: p.write_bytes(b"no HDF5"), "no weights published by scan_tf"),
-        (lambda p: keras.Sequential([keras.Input([2]), keras.layers.Dense(2)]).save_weights(p),
-         "no weights published by scan_tf .*scripts/results.py weights"),
+        (another_model, "no weights published by scan_tf .*scripts/results.py weights"),
         (lambda p: edit(p, format=99), "expected format 1, got 99"),
         (lambda p: edit(p, num_clusters=4), "do not fit its network"),
         (lambda p: edit(p, model={"backbone": "resnet18", "width": 4}), "missing|do not fit"),
