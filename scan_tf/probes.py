@@ -6,7 +6,11 @@ classifier is in `evaluate.py`.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from scan_tf.errors import DataError
@@ -61,7 +66,8 @@ def linear_probe(
     """
     _same_length("train_labels", train_labels, train_features)
     _same_length("labels", labels, features)
-    predicted = _fit_and_predict(train_features, train_labels, features)
+    with _fitting():
+        predicted = _fit_and_predict(train_features, train_labels, features)
     return float((predicted == labels).mean())
 
 
@@ -77,12 +83,16 @@ def cross_validated_probe(
     if len(features) < 2:
         return None
     folds = KFold(min(_PROBE_FOLDS, len(features)), shuffle=True, random_state=seed)
-    hits = 0
-    splits = tqdm([*folds.split(features)], "linear probe", leave=False, disable=not progress)
-    for fit, rest in splits:
+
+    def hits(split: tuple[np.ndarray, np.ndarray]) -> int:
+        fit, rest = split
         predicted = _fit_and_predict(features[fit], labels[fit], features[rest])
-        hits += int((predicted == labels[rest]).sum())
-    return hits / len(features)
+        return int((predicted == labels[rest]).sum())
+
+    splits = [*folds.split(features)]
+    with _fitting(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = {"total": len(splits), "leave": False, "disable": not progress}
+        return sum(tqdm(pool.map(hits, splits), "linear probe", **bar)) / len(features)
 
 
 def purity_by_k(indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -189,11 +199,19 @@ def _fit_and_predict(features: np.ndarray, labels: np.ndarray, others: np.ndarra
     regression = LogisticRegression(
         C=strength, tol=_PROBE_TOLERANCE, max_iter=_PROBE_ITERATIONS
     )
-    with warnings.catch_warnings():
+    model = make_pipeline(StandardScaler(), regression).fit(features, labels)
+    return np.asarray(model.predict(others))
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """One thread for each fit, and no warning where the iterations end it."""
+    # Its products are small: threads that share one wait for each other, and beside other work
+    # made a fit four times as long.
+    with threadpool_limits(1), warnings.catch_warnings():
         # The iterations are limited on purpose, for the time that large sets would take.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = make_pipeline(StandardScaler(), regression).fit(features, labels)
-    return np.asarray(model.predict(others))
+        yield
 
 
 def _exact_purity(

@@ -66,6 +66,13 @@ def test_the_cross_validated_probe_leaves_each_image_out_once(rng, monkeypatch):
     assert sorted(seen) == list(range(23))
 
 
+def test_a_fit_that_ends_early_is_no_warning(rng, monkeypatch):
+    monkeypatch.setattr(probes, "_PROBE_ITERATIONS", 1)
+    features, labels = blobs(rng, 100)
+    assert probes.cross_validated_probe(features, labels, seed=0) > 0.5
+    assert probes.linear_probe(features, labels, features, labels) > 0.5
+
+
 @pytest.mark.parametrize(("count", "expected"), [(1, None), (2, 1.0), (4, 1.0)])
 def test_probes_of_a_single_class(count, expected):
     features, labels = np.eye(count, 3), np.full(count, 2)
