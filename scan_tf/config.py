@@ -108,7 +108,8 @@ class PretextConfig(TrainConfig):
 class NeighborsConfig(Section):
     """Neighbour mining (Annoy's recall depends on `n_trees` and `search_k`)."""
 
-    index: Literal["annoy", "exact", "auto"] = "auto"
+    # hnsw needs the extra of that name.
+    index: Literal["annoy", "exact", "hnsw", "auto"] = "auto"
     k: int = setting(20, low=1)
     # Neighbours of each held-out image, for the label-free choice of epoch and head.
     k_validation: int = setting(5, low=1)
