@@ -62,7 +62,7 @@ setup(
         # Another approximate index of neighbours: neighbors.index = hnsw.
         "hnsw": ["hnswlib>=0.8,<1"],
         # What the scripts/bench_*.py compare with; they leave out what is not installed.
-        "bench": ["torch>=2.6,<3", "torchvision", "faiss-cpu>=1.9,<2", "hnswlib>=0.8,<1"],
+        "bench": ["torch>=2.6,<3", "torchvision>=0.21,<1", "faiss-cpu>=1.9,<2", "hnswlib>=0.8,<1"],
         # Pinned, so that a check that passes today passes tomorrow.
         "dev": [
             "hypothesis==6.168.5",  # the newest for Python 3.10

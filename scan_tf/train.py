@@ -148,7 +148,7 @@ class Trainer:
         steps_per_epoch = self.loader.steps_per_epoch
         saved = time.monotonic()
         with _Signals() as signals, self._progress(start) as bar, self._writer() as writer:
-            for step, metrics in self._steps(start):
+            for step, metrics in self.steps(start):
                 self._window.append(metrics)
                 bar.update(step - bar.n)
                 epoch, position = divmod(step, steps_per_epoch)
@@ -168,7 +168,7 @@ class Trainer:
                         "Run the same command to go on.",
                     )
 
-    def _steps(self, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    def steps(self, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Make the steps from `start` on; after each call, how many are done and its metrics."""
         inputs = self.loader.inputs(start, self.total_steps)
         step, began = start, time.monotonic()

@@ -1,0 +1,261 @@
+"""A whole small run by stage, the parts of its report, and how costs grow with what is asked.
+
+Example:
+    python scripts/bench_pipeline.py --config configs/digits_simclr.yaml --json pipeline.json \
+        --plot growth.png
+"""
+
+from __future__ import annotations
+
+import cProfile
+import functools
+import json
+import math
+import pstats
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import bench
+
+# What the parts of the report are looked for in.
+EVALUATION = ("evaluate", "report", "baselines", "probes", "calibration", "pictures", "charts")
+SIZES: dict[str, list[int]] = {
+    "images": [5_000, 10_000, 20_000, 40_000],
+    "image size": [16, 24, 32, 48],
+    "clusters": [10, 40, 160, 640],
+    "K": [5, 10, 20, 40, 80],
+    "batch": [32, 64, 128, 256],
+}
+
+
+# A whole run
+
+
+def whole_run(config: str, overrides: Sequence[str]) -> bench.Run:
+    """All stages in a new run directory; seconds by stage and by part of the evaluation."""
+    from scan_tf import pretext, runs, stages
+    from scan_tf.config import load
+
+    settings = load(Path(config), list(overrides), pretext_config=pretext.config_class)
+
+    def run() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            work = runs.Run(settings, Path(folder))
+            profile = cProfile.Profile()
+            for stage in runs.STAGES:
+                if stage == "evaluate":
+                    profile.enable()
+                stages.run_stage(work, stage)
+                profile.disable()
+            seconds = {stage: work.record(stage)["wall_time_s"] for stage in runs.STAGES}
+        return {"stages": seconds, "report": parts(profile)}
+
+    return run
+
+
+def parts(profile: cProfile.Profile) -> dict[str, float]:
+    """Seconds in each public function of the evaluation, what it calls included."""
+    found = {}
+    for (file, _, name), (*_, seconds, _) in pstats.Stats(profile).stats.items():
+        path = Path(file)
+        inside = path.parent.name == "scan_tf" and path.stem in EVALUATION
+        if inside and not name.startswith(("_", "<")):
+            found[f"{path.stem}.{name}"] = seconds
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def show_run(results: Sequence[bench.Result]) -> None:
+    """The stages of the last run, and the parts of its report that took longest."""
+    for result in results:
+        for title, limit in (("stages", 10), ("report", 15)):
+            seconds = result.facts.get(title, {})
+            total = max(sum(seconds.values()) if title == "stages" else 0, 1e-9)
+            print(f"\n{title}, seconds")
+            for name, value in list(seconds.items())[:limit]:
+                share = f"{value / total:7.1%}" if title == "stages" else ""
+                print(f"{name:36} {value:8.2f} {share}")
+
+
+# Growth
+
+
+def mining(index: str, images: int = 10_000, k: int = 20) -> bench.Run:
+    """Neighbour mining with 128 dimensions."""
+    import numpy as np
+
+    from scan_tf import neighbors
+    from scan_tf.config import NeighborsConfig
+
+    features = np.random.default_rng(0).standard_normal((images, 128), np.float32)
+    settings = NeighborsConfig(index=index)
+
+    def run() -> None:
+        neighbors.mine(features, settings, k=k, seed=0)
+
+    return run
+
+
+def scores(images: int = 10_000, clusters: int = 10) -> bench.Run:
+    """Matching clusters and classes, and ACC, NMI, ARI."""
+    import numpy as np
+
+    from scan_tf import evaluate
+
+    random = np.random.default_rng(0)
+    labels, predicted = random.integers(0, clusters, (2, images))
+
+    def run() -> None:
+        evaluate.cluster_scores(labels, predicted, num_classes=clusters, num_clusters=clusters)
+
+    return run
+
+
+def simclr_step(batch: int = 128, size: int = 32) -> bench.Run:
+    """A SimCLR step of a small network (ResNet-10 of width 16), in the dtype of this machine."""
+    import bench_step
+
+    from scan_tf import device
+    from scan_tf.config import RuntimeConfig
+
+    found = device.resolve(RuntimeConfig())
+    model = {"backbone": "resnet10", "width": 16, "stem": "cifar"}
+    options = {"dtype": found.dtype, "jit": found.jit_step, "batch": batch, "size": size}
+    return bench_step.scan_tf_step("simclr", model=model, **options)
+
+
+def head_epoch(
+    images: int = 10_000, clusters: int = 10, heads: int = 10, batch: int = 1000
+) -> bench.Run:
+    """An epoch of training heads on cached features of 512 dimensions."""
+    import numpy as np
+    import tensorflow as tf
+
+    from scan_tf import backbones, config, device
+    from scan_tf.clustering import ScanTask
+    from scan_tf.heads import ClusterHeads
+    from scan_tf.loader import CachedLoader, Order
+    from scan_tf.train import Trainer
+
+    random = np.random.default_rng(0)
+    runtime = config.RuntimeConfig(progress=False, tensorboard=False, checkpoint_minutes=1e3)
+    network = ClusterHeads(heads, clusters)
+    backbone = backbones.build(
+        config.ModelConfig("resnet10", width=64), image_size=8, dtype="float32"
+    )
+    network(tf.zeros([1, backbone.feature_dim]))
+    settings = config.ScanConfig(freeze_backbone=True, batch_size=batch, epochs=10**6)
+    task = ScanTask(settings, backbone, network, cached=True)
+    neighbors = random.integers(0, images, (images, 21), np.int32)
+    order = Order(images, batch, seed=0, neighbors=neighbors)
+    features = random.standard_normal((1, images, backbone.feature_dim), np.float32)
+    loader = CachedLoader(features, task.views, order)
+    where = device.resolve(runtime)
+    trainer = Trainer(task, loader, settings, Path("unused"), runtime=runtime, device=where)
+    steps = trainer.steps(0)
+
+    def run() -> None:
+        for step, _ in steps:
+            if step % loader.steps_per_epoch == 0:
+                return
+
+    return run
+
+
+def growth(chosen: dict[str, list[int]]) -> list[bench.Case]:
+    """A case for every size of every axis; the ratios are to the smallest."""
+    made = {
+        "images": {
+            "mining, exact": (mining, "images", {"index": "exact"}),
+            "mining, Annoy": (mining, "images", {"index": "annoy"}),
+            "epoch of 10 heads": (head_epoch, "images", {}),
+            "scores": (scores, "images", {}),
+        },
+        "image size": {"SimCLR step": (simclr_step, "size", {})},
+        "clusters": {
+            "epoch of 10 heads": (head_epoch, "clusters", {}),
+            "scores": (scores, "clusters", {}),
+        },
+        "K": {
+            "mining, exact": (mining, "k", {"index": "exact"}),
+            "mining, Annoy": (mining, "k", {"index": "annoy"}),
+        },
+        "batch": {"SimCLR step": (simclr_step, "batch", {})},
+    }
+    return [
+        bench.Case(f"growth with {axis}: {what}", f"{size:,}", make, {**more, argument: size})
+        for axis, kinds in made.items()
+        for what, (make, argument, more) in kinds.items()
+        for size in chosen[axis]
+    ]
+
+
+def exponents(results: Sequence[bench.Result]) -> dict[str, dict[str, Any]]:
+    """Of each growth: sizes, median seconds, and the slope of the line through their logarithms."""
+    curves: dict[str, dict[str, Any]] = {}
+    for result in results:
+        if result.seconds:
+            curve = curves.setdefault(result.case.group, {"sizes": [], "seconds": []})
+            curve["sizes"].append(int(result.case.name.replace(",", "")))
+            curve["seconds"].append(statistics.median(result.seconds))
+    for curve in curves.values():
+        if len(curve["sizes"]) > 1:
+            x, y = ([math.log(v) for v in curve[k]] for k in ("sizes", "seconds"))
+            curve["exponent"] = statistics.linear_regression(x, y).slope
+    return curves
+
+
+def plot(curves: dict[str, dict[str, Any]], path: Path) -> None:
+    """Seconds over size, both logarithmic; one panel for each axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    axes = list(dict.fromkeys(name.split(":")[0] for name in curves))
+    figure, panels = pyplot.subplots(1, len(axes), figsize=(4 * len(axes), 3.5), squeeze=False)
+    for axis, panel in zip(axes, panels[0], strict=True):
+        for name, curve in curves.items():
+            if name.split(":")[0] == axis:
+                label = f"{name.split(': ')[1]} ({curve.get('exponent', math.nan):.2f})"
+                panel.loglog(curve["sizes"], curve["seconds"], "o-", label=label)
+        panel.set(title=axis, xlabel="size", ylabel="seconds")
+        panel.legend(title="exponent in brackets", fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the tables; see --help."""
+    parser = bench.parser(__doc__, repeats=1)
+    root = Path(__file__).parents[1]
+    parser.add_argument("--config", type=Path, default=root / "configs" / "digits_simclr.yaml")
+    parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="as in scan-tf")
+    parser.add_argument("--plot", type=Path, help="write the picture of the growth there")
+    parser.add_argument("--sizes", type=json.loads, default={}, help='such as {"K": [5, 10]}')
+    arguments = parser.parse_args(argv)
+    quiet = ("runtime.progress=false", "runtime.tensorboard=false")
+    options = {"config": str(arguments.config), "overrides": [*quiet, *arguments.set]}
+    measured = functools.partial(bench.main, arguments=arguments)
+    run = bench.Case("whole run", arguments.config.stem, whole_run, options, warm=False)
+    runs = measured([run], unit="runs")
+    show_run(runs)
+    grown = measured(growth(SIZES | arguments.sizes), unit="times")
+    curves = exponents(grown)
+    if curves:
+        print("\nexponents")
+    for name, curve in curves.items():
+        print(f"{name:44} {curve.get('exponent', math.nan):6.2f}")
+    if arguments.plot and curves:
+        plot(curves, arguments.plot)
+    if arguments.json:
+        bench.write(arguments, "runs", [*runs, *grown], growth=curves)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
