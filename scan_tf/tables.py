@@ -74,7 +74,7 @@ def by_point(rows: Sequence[Row], axes: Sequence[str], parent: Mapping[str, Any]
         parent: report with the k-means to compare with; None: there is none.
     """
     measures = _measures(rows)
-    columns = list(itertools.product(TITLES, measures))
+    columns = list(itertools.product(_scored(rows), measures))
     header = [*axes, "seeds", *(f"{TITLES[stage]} {MEASURES[m]}" for stage, m in columns)]
     lines = []
     for point in _groups(rows, axes):
@@ -93,7 +93,7 @@ def by_stage(rows: Sequence[Row], parent: Mapping[str, Any] | None) -> str:
     """A Markdown table with a line for each stage, over all rows, below k-means where known."""
     measures = _measures(rows)
     lines = _baselines(parent, measures)
-    for stage, title in TITLES.items():
+    for stage, title in _scored(rows).items():
         lines.append([title, *(_cell([row[f"{stage}_{m}"] for row in rows], m) for m in measures)])
     header = [f"over {len(rows)} seeds", *(MEASURES[m] for m in measures)]
     return "\n".join([_markdown(header, lines), *_notes(rows, [], [])])
@@ -154,6 +154,15 @@ def _measures(rows: Sequence[Row]) -> list[str]:
     """What a table shows: scores where there are labels, else how sure the clusters are."""
     unknown = any(r["scan_acc"] is None and r["scan_mean_confidence"] is not None for r in rows)
     return [*(["mean_confidence"] if unknown else _NEEDS_LABELS), "num_clusters_used"]
+
+
+def _scored(rows: Sequence[Row]) -> dict[str, str]:
+    """The stages that were scored, with their names."""
+    return {
+        stage: title
+        for stage, title in TITLES.items()
+        if any(row[f"{stage}_num_clusters_used"] is not None for row in rows)
+    }
 
 
 def _groups(rows: Sequence[Row], keys: Sequence[str]) -> list[list[Row]]:

@@ -122,6 +122,8 @@ def test_a_failure_is_told_and_left_out_of_the_means():
     _, first, second = cells(text)
     assert (first[1], first[2], first[6]) == ("2", "40.0 ± 10.0", "40.0")
     assert second == ["2", "0 of 1", *["-"] * 8]
+    (header, *_) = cells(tables.by_point([rows[1]], ["w"], None))
+    assert not [name for name in header if "self-label" in name], "no stage without a score"
     assert "failed: w=1 seed 1: no luck" in text.splitlines()
     assert "failed: w=2 seed 0: none" in text.splitlines()
     assert "failed: seed 1: no luck" in tables.by_stage(rows[:2], None).splitlines()
@@ -149,7 +151,10 @@ def test_without_labels_the_confidence_stands_in(drawn, tmp_path):
 def test_where_all_failed_kmeans_is_still_told(tmp_path):
     rows = [row(0, 0.3, w=w, error="no luck") | tables.scores({}) for w in (1, 2)]
     assert "k-means on pixels: ACC 20.0" in tables.by_point(rows, ["w"], PARENT)
-    assert cells(tables.by_stage(rows, PARENT))[-1] == ["+ self-label", *["-"] * 4]
+    assert [line[0] for line in cells(tables.by_stage(rows, PARENT))[1:]] == [
+        "k-means on pixels",
+        "k-means on pretext features",
+    ]
     tables.draw(tmp_path / "s.png", rows, ["w"], PARENT)
     assert (tmp_path / "s.png").exists()
 
