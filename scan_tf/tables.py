@@ -216,7 +216,10 @@ def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _notes(rows: Sequence[Row], axes: Sequence[str], notes: Sequence[str]) -> list[str]:
     """What is to be read below a table: the unit, the notes, and which runs failed."""
-    unit = "In percent, but for the clusters; mean ± deviation (divisor: the number of seeds)."
+    unit = (
+        "In percent, but for the clusters. ± is the deviation over the seeds (divisor: their "
+        "number), of k-means over its restarts."
+    )
     failed = []
     for row in rows:
         if row["error"]:
