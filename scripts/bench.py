@@ -172,31 +172,33 @@ def measure(cases: Sequence[Case], arguments: argparse.Namespace) -> list[Result
     with contextlib.ExitStack() as stack:
         pairs = [(Result(case), stack.enter_context(_started(case, arguments))) for case in cases]
         for result, call in pairs:
-            if result.case.warm:
-                _step(result, call, warming=True)
+            for what in ("make", "run") if result.case.warm else ("make",):
+                _step(result, call, what, warming=True)
         for _ in range(arguments.repeats):
             for result, call in pairs:
-                _step(result, call)
+                _step(result, call, "run")
         for result, call in pairs:
             if not result.note:
                 result.peak_mib = call("peak")
     return [result for result, _ in pairs]
 
 
-def _step(result: Result, call: Callable[[str], Any], *, warming: bool = False) -> None:
+def _step(
+    result: Result, call: Callable[[str], Any], what: str, *, warming: bool = False
+) -> None:
     if result.note:
         return
     missing = [n for n in result.case.needs if importlib.util.find_spec(n) is None]
     try:
         if missing:
             raise ModuleNotFoundError(f"not installed: {', '.join(missing)}")
-        seconds, facts = call("run")
+        seconds, facts = call(what)
     # Whatever goes wrong in one case, the others are measured.
     except Exception as error:
         result.note, result.seconds = f"{error}", []
         return
     if warming:
-        result.ready_s = seconds
+        result.ready_s += seconds
     else:
         result.seconds.append(seconds)
     result.facts.update(facts or {})
@@ -204,7 +206,7 @@ def _step(result: Result, call: Callable[[str], Any], *, warming: bool = False) 
 
 @contextlib.contextmanager
 def _started(case: Case, arguments: argparse.Namespace) -> Iterator[Callable[[str], Any]]:
-    """A function that runs the case once, in its own process."""
+    """A function that makes the case, runs it once or tells its peak, in a process of its own."""
     if arguments.inline:
         yield _Worker(case)
         return
@@ -230,20 +232,20 @@ def _started(case: Case, arguments: argparse.Namespace) -> Iterator[Callable[[st
 
 
 class _Worker:
-    """Prepares the case at the first call, and then runs it once a call."""
+    """Prepares a case, runs it once a call, and tells the peak of the memory."""
 
     def __init__(self, case: Case):
         self.case = case
-        self.run: Run | None = None
 
     def __call__(self, what: str) -> Any:
         if what == "peak":
             scale = 2**20 if sys.platform == "darwin" else 2**10
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
-        began = time.perf_counter()
-        if self.run is None:
+        began, facts = time.perf_counter(), None
+        if what == "make":
             self.run = self.case.make(**self.case.options)
-        facts = self.run()
+        else:
+            facts = self.run()
         return time.perf_counter() - began, facts
 
 
