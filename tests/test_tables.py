@@ -103,7 +103,7 @@ def test_kmeans_is_named_below_the_points_and_above_the_stages():
         "k-means on pretext features: ACC 50.0 ± 1.0, NMI 40.0 ± 1.0, ARI 30.0 ± 1.0, "
         "clusters used 10.0 ± 0.0" in notes
     )
-    assert "k-means" not in tables.by_point(rows, ["w"], None)
+    assert "k-means on" not in tables.by_point(rows, ["w"], None)
     assert "features" not in tables.by_point(rows, ["w"], PARENT | {"kmeans_features": None})
     lines = cells(tables.by_stage([row(s, a) for s, a in enumerate((0.3, 0.5))], PARENT))
     assert lines == [
@@ -136,7 +136,7 @@ def test_without_labels_the_confidence_stands_in(drawn, tmp_path):
     header, first, _ = cells(text)
     assert header[2:4] == ["SCAN confidence", "SCAN clusters used"]
     assert first == ["1", "2", "90.0 ± 0.0", "9.0 ± 0.0", "95.0 ± 0.0", "9.0 ± 0.0"]
-    assert "k-means" not in text
+    assert "k-means on" not in text
     assert "ACC" not in tables.by_stage(rows, unlabelled)
     tables.draw(tmp_path / "s.png", rows, ["w"], unlabelled)
     (chart,) = drawn
