@@ -35,8 +35,10 @@ class KnnMonitor:
     def __init__(self, work: Run, task: Pretext):
         self.work = work
         self.record: dict[str, Any] = {}
-        self.bank = _labelled(work.train_images)
+        self.bank = work.train_images
         self.queries = work.images("test")
+        self.bank_labels = _labels(self.bank)
+        self.query_labels = _labels(self.queries or self.bank)
         # Compiled once, not again after every epoch.
         self._network = tf.function(task.embed, jit_compile=work.device.jit_step)
 
@@ -45,13 +47,12 @@ class KnnMonitor:
         config = self.work.config.pretext
         if epoch % config.knn_every and epoch != config.epochs:
             return {}
-        queries = _labelled(self.queries or self.bank)
         bank = self._embed(self.bank)
         accuracy = knn_accuracy(
             bank,
-            self.bank.labels,
-            bank if self.queries is None else self._embed(queries),
-            queries.labels,
+            self.bank_labels,
+            bank if self.queries is None else self._embed(self.queries),
+            self.query_labels,
             k=self.work.config.evaluate.knn_k,
             num_classes=len(self.bank.class_names),
             leave_one_out=self.queries is None,
@@ -62,9 +63,9 @@ class KnnMonitor:
         return features.embed(self._network, images, **self.work.inference(None))
 
 
-def _labelled(images: ImageSet) -> ImageSet:
+def _labels(images: ImageSet) -> np.ndarray:
     if images.labels is None:
         raise StageError(
             f"pretext.knn_every: needs labels, but '{images.name}' has none. Set it to 0."
         )
-    return images
+    return images.labels

@@ -25,6 +25,7 @@ import numpy as np
 
 from scan_tf import checkpoint, config, data, device
 from scan_tf.errors import StageError
+from scan_tf.schema import Section
 
 # Each stage and the sections of the config that it reads beside those of the stages before it.
 STAGES = {
@@ -220,7 +221,7 @@ class Run:
         return {
             name: config.to_dict(type(section)())
             for name, section in sections.items()
-            if dataclasses.is_dataclass(section)
+            if isinstance(section, Section)
         }
 
     def _check_config(self, stage: str) -> None:

@@ -116,7 +116,8 @@ def test_bad_value(tree, expected):
         ({"pretext": {"name": "rotnet", "temperature": 0.1}}, "unknown key 'pretext.temperature'"),
         (
             {"pretext": {"name": "simclar"}},
-            "pretext.name: unknown 'simclar'. Did you mean 'simclr'? Available: moco, rotnet, simclr.",
+            "pretext.name: unknown 'simclar'. Did you mean 'simclr'? "
+            "Available: moco, rotnet, simclr.",
         ),
     ],
 )
