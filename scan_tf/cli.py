@@ -95,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
             choices=[s for s in _STAGES if s != "run"],
             help="first delete the results of this stage and of those after it",
         )
+        if name in ("run", "pretext", "scan", "selflabel"):
+            stage.add_argument(
+                "--profile",
+                action="store_true",
+                help="write a profile of a few training steps, for TensorBoard",
+            )
         stage.set_defaults(function=_run_stages)
     commands.choices["evaluate"].add_argument(
         "--split", metavar="NAME", help="score another split than evaluate.split, beside it"
@@ -152,6 +158,9 @@ def _add_import_torch(commands: Any) -> None:
     port.add_argument(
         "--head", type=int, metavar="N", help="which cluster head, from 0, if the file has several"
     )
+    port.add_argument(
+        "--redo", action="store_true", help="replace the stage, and delete those after it"
+    )
     port.set_defaults(function=_import_torch)
 
 
@@ -181,6 +190,8 @@ def _run_stages(arguments: argparse.Namespace) -> None:
         return
     from scan_tf import stages
 
+    if getattr(arguments, "profile", False):
+        arguments.overrides.append("runtime.profile=true")
     work = _open(arguments)
     if arguments.redo:
         work.redo(arguments.redo)
@@ -241,7 +252,7 @@ def _import_torch(arguments: argparse.Namespace) -> None:
 
     work = _open(arguments)
     stage = porting.import_checkpoint(
-        work, arguments.file, stage=arguments.stage, head=arguments.head
+        work, arguments.file, stage=arguments.stage, head=arguments.head, redo=arguments.redo
     )
     print(f"imported as the stage '{stage}': {work.folder(stage)}")
 

@@ -182,6 +182,8 @@ class RuntimeConfig(Section):
     checkpoint_minutes: float = setting(2.0, above=0)
     progress: bool = True
     tensorboard: bool = True
+    # Write a profile of a few steps of every stage that is trained.
+    profile: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

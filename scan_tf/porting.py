@@ -32,7 +32,12 @@ Tensors = dict[str, np.ndarray]
 
 
 def import_checkpoint(
-    work: Run, path: Path, *, stage: str | None = None, head: int | None = None
+    work: Run,
+    path: Path,
+    *,
+    stage: str | None = None,
+    head: int | None = None,
+    redo: bool = False,
 ) -> str:
     """Put the weights of a PyTorch file into the run as a finished stage.
 
@@ -46,6 +51,7 @@ def import_checkpoint(
         stage: "pretext", "scan" or "selflabel"; None: `scan` where the file has cluster heads and
             the number of the best, `selflabel` where it has one head and no number, else `pretext`.
         head: which of several cluster heads to keep, from 0; None: the one that the file names.
+        redo: replace what the stage holds, and delete the stages after it, once the file is read.
 
     Returns:
         The stage.
@@ -64,10 +70,13 @@ def import_checkpoint(
         )
     head = file.head if head is None else head
     stage = stage or _recognise(tensors, head)
-    _refuse_to_replace(work, stage)
+    if not redo:
+        _refuse_to_replace(work, stage)
     keras.utils.set_random_seed(work.seed(stage))  # for what is not in the file
     load = _load_pretext if stage == "pretext" else _load_clusters
     loaded, notes = load(work, path, tensors, head)
+    if redo:
+        work.redo(stage)
     source = {"file": path.name, "sha256": _sha256(path)}
     work.write_config()
     with work.working(stage) as result:

@@ -90,7 +90,7 @@ def write(
         "num_images": len(images),
         "seed": work.config.seed,
         "num_clusters": work.num_clusters,
-        "selection": work.config.scan.selection,
+        "selection": _selection(work),
         "skipped_files": list(images.skipped),
     }
     report |= {**baselines, "scan": None, "selflabel": None}
@@ -106,6 +106,12 @@ def write(
         _draw(work, folder, images, *list(predictions.values())[-1])
     print(table(report))
     return {"split": split}
+
+
+def _selection(work: Run) -> str:
+    """On which images the epoch and the head of SCAN were chosen."""
+    imported = "imported_from" in work.record("scan").get("result", {})
+    return "imported" if imported else work.config.scan.selection
 
 
 def read(work: Run) -> dict[str, Any]:

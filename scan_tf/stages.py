@@ -183,8 +183,8 @@ def _evaluate(work: Run, split: str | None = None) -> dict[str, Any]:
 
 def _export(work: Run) -> dict[str, Any]:
     """Writing the SavedModel, and checking that it computes the same."""
-    work.require("scan")
     stage = "selflabel" if work.is_done("selflabel") else "scan"
+    work.require(stage)
     backbone, heads = networks.trained_clusters(work, stage)
     images, folder = work.train_images, work.folder("export")
     how = {"mean": images.mean, "std": images.std}

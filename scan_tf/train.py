@@ -29,6 +29,7 @@ from scan_tf.device import Device
 from scan_tf.errors import Interrupted, TrainingError
 from scan_tf.loader import Inputs
 from scan_tf.optim import Optimizer, Schedule
+from scan_tf.profiler import profiled
 from scan_tf.task import Task
 
 
@@ -64,8 +65,8 @@ class Trainer:
         task: what to minimise.
         loader: where batches come from.
         config: epochs and optimiser.
-        directory: receives `metrics.jsonl`, `ckpt/` and `tensorboard/`.
-        runtime: logging and checkpointing.
+        directory: receives `metrics.jsonl`, `ckpt/`, `tensorboard/` and `profile/`.
+        runtime: logging, checkpointing and profiling.
         device: whether the step is compiled by XLA.
         hook: called after every epoch.
     """
@@ -148,7 +149,10 @@ class Trainer:
         steps_per_epoch = self.loader.steps_per_epoch
         saved = time.monotonic()
         with _Signals() as signals, self._progress(start) as bar, self._writer() as writer:
-            for step, metrics in self.steps(start):
+            steps = self.steps(start)
+            if self.runtime.profile:
+                steps = profiled(steps, self.directory / "profile")
+            for step, metrics in steps:
                 self._window.append(metrics)
                 bar.update(step - bar.n)
                 epoch, position = divmod(step, steps_per_epoch)

@@ -51,6 +51,17 @@ def test_each_head_is_its_own_linear_layer(rng):
     assert not np.allclose(logits[0], logits[1])
 
 
+def test_gradients_reach_every_head_and_no_other(rng):
+    heads = ClusterHeads(3, 4)
+    x = rng.standard_normal((5, 6)).astype("float32")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(heads(x)[1] ** 2)
+    slopes = tape.gradient(loss, heads.trainable_variables)
+    assert [bool(np.any(slope)) for slope in slopes] == [False, False, True, True, False, False]
+    expected = 2 * x.T @ heads(x)[1].numpy()
+    np.testing.assert_allclose(slopes[2], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_keep_copies_one_head(rng):
     heads = ClusterHeads(3, 4)
     x = rng.standard_normal((5, 6)).astype("float32")

@@ -225,6 +225,8 @@ def test_a_self_labelled_model_goes_in_and_comes_back(run, tmp_path):
     backbone, heads = networks.trained_clusters(work, "selflabel")
     _, prepared, outputs = pixels(work)
     assert_close(heads(backbone(prepared))[0], outputs(model)[0])
+    stages.run_stage(work, "export")
+    assert work.record("export")["result"]["weights_of"] == "selflabel"
     folder = porting.export_torch(work)
     assert [p.name for p in folder.iterdir()] == ["selflabel.pth.tar"]
     other = clustering()
@@ -385,6 +387,27 @@ def test_a_stage_that_is_done_or_started_is_not_replaced(run, tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(StageError, match=r"'pretext' has been started already.*--redo pretext"):
         porting.import_checkpoint(work, tmp_path / SAVED)
+
+
+def test_redo_replaces_a_stage_once_the_new_file_is_read(run, tmp_path):
+    work = run()
+    torch.save(contrastive().state_dict(), tmp_path / SAVED)
+    porting.import_checkpoint(work, tmp_path / SAVED)
+    work.folder("neighbors").mkdir()
+    before = tiny_runs.snapshot(work.root)
+    torch.save(contrastive(width=8).state_dict(), tmp_path / "wide.pth")
+    with pytest.raises(ConfigError, match="of another shape"):
+        porting.import_checkpoint(work, tmp_path / "wide.pth", redo=True)
+    assert tiny_runs.snapshot(work.root) == before
+
+    with torch.no_grad():
+        other = contrastive()
+        other.backbone.conv1.weight.mul_(2)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    porting.import_checkpoint(work, tmp_path / "other.pth", redo=True)
+    assert not work.folder("neighbors").exists()
+    loaded = networks.trained_pretext(work).backbone.conv1.kernel
+    np.testing.assert_array_equal(loaded, other.backbone.conv1.weight.detach().permute(2, 3, 1, 0))
 
 
 def test_a_file_of_something_else(run, tmp_path):

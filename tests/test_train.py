@@ -152,6 +152,19 @@ def test_tensorboard_is_optional(tmp_path):
     assert list((tmp_path / "with" / "tensorboard").glob("events*"))
 
 
+def test_a_profile_of_some_steps_on_request(tmp_path, uninterrupted):
+    loop = toy(tmp_path, runtime=dataclasses.replace(RUNTIME, profile=True))
+    loop.run()
+    np.testing.assert_equal(outcome(loop), uninterrupted)
+    (written,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert b"MatMul" in written.read_bytes()
+
+
+def test_a_stage_that_ends_while_it_is_profiled_leaves_a_short_profile(tmp_path):
+    toy(tmp_path, epochs=1, runtime=dataclasses.replace(RUNTIME, profile=True)).run()
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
 def test_read_metrics_drops_a_line_that_was_cut_off(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert read_metrics(path) == []
