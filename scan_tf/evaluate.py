@@ -169,6 +169,8 @@ def knn_predict(
     votes for itself. Raises DataError where no neighbour is left, lengths differ, or labels are
     out of range.
     """
+    from scan_tf.search import exact  # imports TensorFlow, which no other score needs
+
     _same_length(bank=bank, bank_labels=bank_labels)
     bank_labels = _ids(bank_labels, num_classes, "bank_labels")
     if leave_one_out:
@@ -176,19 +178,18 @@ def knn_predict(
     k = min(k, len(bank) - leave_one_out)
     if k < 1:
         raise DataError(f"kNN: the bank of {len(bank)} image(s) leaves no neighbour to vote.")
-    predicted = np.empty(len(queries), np.int64)
-    for low in range(0, len(queries), _BLOCK):
-        similarity = queries[low : low + _BLOCK] @ bank.T
-        rows = np.arange(len(similarity))[:, None]
-        if leave_one_out:
-            similarity[rows, low + rows] = -np.inf
-        near = np.argpartition(similarity, -k, axis=1)[:, -k:]
-        # A cosine is at most 1: subtracting it scales all weights alike and cannot overflow.
-        weights = np.exp((similarity[rows, near] - 1) / temperature)
-        votes = np.zeros((len(rows), num_classes))
-        np.add.at(votes, (rows, bank_labels[near]), weights)
-        predicted[low : low + _BLOCK] = votes.argmax(axis=1)
-    return predicted
+    bank, queries = (np.ascontiguousarray(rows, np.float32) for rows in (bank, queries))
+    near, similarity = exact(bank, queries, k + leave_one_out)
+    if leave_one_out:
+        left_out = near == np.arange(len(near))[:, None]
+        # More than k images equal to an image can push it out of its own list.
+        left_out[~left_out.any(axis=1), -1] = True
+        near, similarity = (x[~left_out].reshape(-1, k) for x in (near, similarity))
+    # A cosine is at most 1: subtracting it scales all weights alike and cannot overflow.
+    weights = np.exp((similarity.astype(np.float64) - 1) / temperature)
+    cell = np.arange(len(near))[:, None] * num_classes + bank_labels[near]
+    votes = np.bincount(cell.ravel(), weights.ravel(), minlength=len(near) * num_classes)
+    return votes.reshape(-1, num_classes).argmax(axis=1)
 
 
 def knn_accuracy(

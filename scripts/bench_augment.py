@@ -68,9 +68,7 @@ def pillow_policy(policy: str, batch: int, size: int) -> bench.Run:
             changed = np.asarray(change(Image.fromarray(image), draw), np.float32) / 255
             normalised = (changed - mean) / std
             if policy == "strong":
-                side = draw.randint(1, size // 2)
-                top, left = (max(0, draw.randrange(size) - side // 2) for _ in range(2))
-                normalised[top : top + side, left : left + side] = 0
+                cutout(normalised.transpose(2, 0, 1), draw)
 
     return run
 
@@ -129,11 +127,23 @@ def pillow_strong(image: Image.Image, draw: random.Random) -> Image.Image:
     """Flip, then four operations drawn with replacement; the hole comes after normalising."""
     from PIL import ImageOps
 
-    if draw.random() < 0.5:
-        image = ImageOps.mirror(image)
+    return four_ops(ImageOps.mirror(image) if draw.random() < 0.5 else image, draw)
+
+
+def four_ops(image: Image.Image, draw: random.Random) -> Image.Image:
+    """Four operations drawn with replacement."""
     for name in draw.choices(list(RANGES), k=4):
         image = pillow_op(name, image, draw.uniform(*RANGES[name]))
     return image
+
+
+def cutout(pixels: Any, draw: random.Random) -> Any:
+    """A square hole in a normalised image [3,S,S], which is changed and returned."""
+    size = pixels.shape[1]
+    side = draw.randint(1, size // 2)
+    top, left = (max(0, draw.randrange(size) - side // 2) for _ in range(2))
+    pixels[:, top : top + side, left : left + side] = 0
+    return pixels
 
 
 def pillow_op(name: str, image: Image.Image, magnitude: float) -> Image.Image:
@@ -185,13 +195,16 @@ def torchvision_policy(policy: str, batch: int, size: int) -> bench.Run:
     from torchvision import transforms
 
     colour = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)
-    crop = {
-        "weak": [transforms.RandomCrop(size, padding=4, padding_mode="reflect")],
-        "simclr": [transforms.RandomResizedCrop(size, (0.2, 1.0)), colour],
-    }[policy]
-    grey = [transforms.RandomGrayscale(0.2)] if policy == "simclr" else []
+    draw = random.Random(0)
+    flip = transforms.RandomHorizontalFlip()
+    crop = transforms.RandomResizedCrop(size, (0.2, 1.0))
     last = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    change = transforms.Compose([*crop, transforms.RandomHorizontalFlip(), *grey, *last])
+    change = transforms.Compose({
+        "weak": [transforms.RandomCrop(size, padding=4, padding_mode="reflect"), flip, *last],
+        "simclr": [crop, flip, colour, transforms.RandomGrayscale(0.2), *last],
+        "strong": [flip, transforms.RandomCrop(size), functools.partial(four_ops, draw=draw),
+                   *last, functools.partial(cutout, draw=draw)],
+    }[policy])
     images = pixels(batch, size)
 
     def run() -> None:
@@ -265,9 +278,8 @@ def main(argv: list[str] | None = None) -> int:
         options: dict[str, Any] = {"policy": policy, **shape}
         device = {**options, "backend": "device"}
         cases.append(case(policy, "Pillow, one process", pillow_policy, options))
-        if policy != "strong":
-            cases.append(case(policy, "torchvision, one process", torchvision_policy, options,
-                              needs=("torchvision",)))
+        cases.append(case(policy, "torchvision, one process", torchvision_policy, options,
+                          needs=("torchvision",)))
         cases += [
             case(policy, "scan_tf", scan_tf_policy, {**device, "jit": True}),
             case(policy, "scan_tf without XLA", scan_tf_policy, {**device, "jit": False}),

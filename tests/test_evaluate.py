@@ -305,6 +305,12 @@ def test_knn_with_more_neighbours_asked_for_than_there_are():
         evaluate.knn_predict(bank[:1], labels[:1], bank[:1], num_classes=2, leave_one_out=True)
 
 
+def test_knn_of_images_that_equal_ones_push_out_of_their_own_list():
+    bank, labels = np.ones((5, 1), np.float32), np.array([0, 0, 0, 0, 1])
+    options = {"k": 2, "num_classes": 2, "leave_one_out": True}
+    np.testing.assert_array_equal(evaluate.knn_predict(bank, labels, bank, **options), [0] * 5)
+
+
 def blobs(rng, count, columns=8, spread=0.3):
     labels = rng.integers(0, 3, count)
     return (4 * np.eye(columns)[labels] + spread * rng.standard_normal((count, columns))), labels
