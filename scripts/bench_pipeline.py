@@ -222,10 +222,12 @@ def plot(curves: dict[str, dict[str, Any]], path: Path) -> None:
             if name.split(":")[0] == axis:
                 label = f"{name.split(': ')[1]} ({curve.get('exponent', math.nan):.2f})"
                 panel.loglog(curve["sizes"], curve["seconds"], "o-", label=label)
-        panel.set(title=axis, xlabel="size", ylabel="seconds")
-        panel.legend(title="exponent in brackets", fontsize="small")
+                panel.set_xticks(curve["sizes"], [f"{size:,}" for size in curve["sizes"]])
+        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        panel.set(title=axis, ylabel="seconds")
+        panel.legend(title="exponent in brackets", fontsize="small", loc="upper left")
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=80)
     pyplot.close(figure)
 
 
