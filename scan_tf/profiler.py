@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,9 +46,7 @@ def profiled(calls: Iterator[Call], directory: Path) -> Iterator[Call]:
 
 def _marked(calls: Iterator[Call]) -> Iterator[Call]:
     """The same calls, each a step of its own in the profile."""
-    number = 0
-    while True:
-        number += 1
+    for number in itertools.count(1):
         with tf.profiler.experimental.Trace("train", step_num=number, _r=1):
             call = next(calls, None)
         if call is None:

@@ -130,21 +130,22 @@ def _best(
     """The k best candidates of each of `count` queries, which has at least k.
 
     Candidate number c is the row `column[c]` of the bank for the query `row[c]`. Order and
-    column make one integer, which sorts much faster than two keys: the bits of a float32 rise
-    with it, or fall where it is negative.
+    column make one integer, which sorts much faster than two keys.
     """
-    bits = product.view(np.int32)
-    falling = ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))
-    key = (falling.astype(np.int64) << 32) | column
+    key = (~_rising(product.view(np.int32)).astype(np.int64) << 32) | column
     counts = np.bincount(row, minlength=count)
     query = np.argsort(row, kind="stable")
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     table = np.full((count, counts.max()), np.iinfo(np.int64).max)
     table[row[query], place] = key[query]
     best = np.sort(table, axis=1)[:, :k]
-    bits = ~(best >> 32).astype(np.int32)
-    products = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32)
+    products = _rising(~(best >> 32).astype(np.int32)).view(np.float32)
     return (best & 0xFFFFFFFF).astype(np.int32), products
+
+
+def _rising(bits: np.ndarray) -> np.ndarray:
+    """The bits of float32 as int32 that rise with the number; applied twice, the bits again."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _ordered(values: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ _QUIET = {
     "evaluate.kmeans_restarts": 1,
     "evaluate.linear_probe": False,
     "runtime.tensorboard": False,
+    "runtime.profile": False,
 }
 
 

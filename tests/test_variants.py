@@ -118,6 +118,13 @@ def test_pictures_are_off_unless_they_are_asked_for(run):
     assert loud.config.evaluate.pictures
 
 
+def test_a_parent_that_was_profiled_has_variants_that_are_not(run):
+    (quiet,) = variants.plan(
+        opened(run, "runtime.profile=true"), run / "s", axes={}, fixed={}, seeds=None
+    )
+    assert not quiet.config.runtime.profile
+
+
 def test_values_that_are_no_file_name_make_one(run):
     (point,) = plan(run, {"scan.optimizer": [{"name": "sgd", "lr": 0.1}]})
     assert point.config.scan.optimizer.name == "sgd"
