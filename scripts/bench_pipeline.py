@@ -1,4 +1,4 @@
-"""A whole small run by stage, the parts of its report, and how costs grow with what is asked.
+"""A whole small run by stage, the parts of its report, heads alone, and how costs grow.
 
 Example:
     python scripts/bench_pipeline.py --config configs/digits_simclr.yaml --json pipeline.json \
@@ -165,6 +165,20 @@ def head_epoch(
     return run
 
 
+def cached_heads() -> list[bench.Case]:
+    """An epoch of 10 heads on 50,000 cached features, by batch size."""
+    return [
+        bench.Case(
+            "epoch of 10 heads on 50,000 cached features",
+            f"batch {batch}",
+            head_epoch,
+            {"images": 50_000, "batch": batch},
+            units=50_000,
+        )
+        for batch in (128, 1000)
+    ]
+
+
 def growth(chosen: dict[str, list[int]]) -> list[bench.Case]:
     """A case for every size of every axis; the ratios are to the smallest."""
     made = {
@@ -246,6 +260,7 @@ def main(argv: list[str] | None = None) -> int:
     run = bench.Case("whole run", arguments.config.stem, whole_run, options, warm=False)
     runs = measured([run], unit="runs")
     show_run(runs)
+    heads = measured(cached_heads(), unit="images")
     grown = measured(growth(SIZES | arguments.sizes), unit="times")
     curves = exponents(grown)
     if curves:
@@ -255,7 +270,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.plot and curves:
         plot(curves, arguments.plot)
     if arguments.json:
-        bench.write(arguments, "runs", [*runs, *grown], growth=curves)
+        bench.write(arguments, "runs", [*runs, *heads, *grown], growth=curves)
     return 0
 
 

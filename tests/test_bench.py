@@ -235,8 +235,8 @@ def test_pipeline(script, tmp_path, capsys):
     epochs = [f"{stage}.epochs=1" for stage in ("pretext", "scan", "selflabel")]
     sizes = {"images": [200, 400], "clusters": [4, 8], "K": [2, 4]}
     options = ["--config", config, "--set", *epochs, "--sizes", json.dumps(sizes), "--inline"]
-    options += ["--only", "whole|exact|scores|clusters", "--plot", tmp_path / "growth.png"]
-    options += ["--json", tmp_path / "found.json"]
+    options += ["--only", "whole|exact|scores|clusters|cached.*1000"]
+    options += ["--plot", tmp_path / "growth.png", "--json", tmp_path / "found.json"]
     assert script("bench_pipeline").main([str(o) for o in options]) == 0
     found, content = written(tmp_path / "found.json")
     run = found["whole run", "tiny"]
@@ -245,6 +245,7 @@ def test_pipeline(script, tmp_path, capsys):
     ]
     assert all(seconds > 0 for seconds in run["stages"].values())
     assert "report.write" in run["report"]
+    assert found["epoch of 10 heads on 50,000 cached features", "batch 1000"]["units"] == 50_000
     assert set(content["growth"]) == {
         "growth with images: mining, exact",
         "growth with images: scores",
