@@ -256,6 +256,8 @@ class _Worker:
 
 def _serve(connection: Connection, case: Case) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # The processes of a group share a GPU; the first must not take all of its memory.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     worker = _Worker(case)
     with contextlib.suppress(EOFError):
         while True:
