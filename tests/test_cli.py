@@ -185,6 +185,15 @@ def test_unreadable_images_are_refused_when_strict(config, tmp_path, capsys):
     assert "data.strict" in error
 
 
+@pytest.fixture
+def terminal():
+    """SIGINT as a program in a terminal gets it; one started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(
     ("stop", "code"),
     [
