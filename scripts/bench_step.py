@@ -254,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--stem", default="cifar")
-    peak = "of the matrices for the peak; on a GPU, 16384"
+    peak = "of the matrices for the peak; give more on a GPU"
     parser.add_argument("--peak-size", type=int, default=4096, help=peak)
     arguments = parser.parse_args(argv)
     found = bench.main([*bench.peaks(arguments.peak_size), *cases(arguments)], arguments, "images")
