@@ -1,0 +1,1 @@
+"""How good features and clusterings are: arrays in, scores and choices out."""

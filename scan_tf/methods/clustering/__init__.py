@@ -1,0 +1,1 @@
+"""The clustering methods: from features, or a network, to logits of clusters."""
