@@ -5,12 +5,9 @@ Both compute in float32 whatever the dtype of the backbone: their outputs go int
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from scan_tf.layers import Linear
@@ -35,7 +32,8 @@ class ProjectionHead(keras.Model):
     def call(self, features: tf.Tensor) -> tf.Tensor:
         """Project features [B,D] to f32 [B,P] with rows of length 1."""
         x = self.out(tf.nn.relu(self.hidden(features)))
-        return _unit(x, axis=-1)
+        # x / max(|x|, 1e-12); the square is bounded, not the root, whose gradient at 0 is NaN.
+        return x * tf.math.rsqrt(tf.maximum(tf.reduce_sum(x * x, -1, keepdims=True), 1e-24))
 
 
 class ClusterHeads(keras.Model):
@@ -74,78 +72,3 @@ class ClusterHeads(keras.Model):
         for new, old in zip(kept.variables, source.variables, strict=True):
             new.assign(old)
         return kept
-
-
-class CosineHeads(keras.Model):
-    """H independent classifiers whose logits are cosines, gains apart (TEMI, BMVC 2023).
-
-    Linear layers with GELU between them, the output of the last scaled to unit length; then a
-    weight-normalised linear layer without bias, whose gain for each cluster starts at 1. Weights
-    start as a truncated normal of deviation 0.02 (official code). Each layer is one product for
-    all heads, which share nothing.
-
-    Args:
-        num_heads: H.
-        num_clusters: C.
-        hidden: widths of the layers before the weight-normalised one (official code: 512, 256);
-            (): that layer alone, on the features scaled to unit length.
-        temperature: divides the cosines, so that their softmax is what the head says.
-    """
-
-    def __init__(
-        self,
-        num_heads: int,
-        num_clusters: int,
-        *,
-        hidden: Sequence[int] = (512, 256),
-        temperature: float = 0.1,
-    ):
-        super().__init__(name="cosine_heads", dtype="float32")
-        self.num_heads, self.num_clusters = num_heads, num_clusters
-        self.hidden, self.temperature = tuple(hidden), temperature
-
-    def build(self, input_shape: Any) -> None:
-        """Create the variables for features of shape (None, D)."""
-        widths = [input_shape[-1], *self.hidden]
-        self.kernels = [
-            self._add(f"kernel{i}", *shape) for i, shape in enumerate(itertools.pairwise(widths))
-        ]
-        self.biases = [self._add(f"bias{i}", 1, n, start="zeros") for i, n in enumerate(self.hidden)]
-        self.directions = self._add("directions", widths[-1], self.num_clusters)
-        self.gains = self._add("gains", 1, self.num_clusters, start="ones")
-
-    def _add(self, name: str, *shape: int, start: str | None = None) -> Any:
-        # A new initialiser each time: one by itself gives every shape the same values.
-        initializer = start or keras.initializers.TruncatedNormal(stddev=0.02)
-        return self.add_weight(
-            name=name, shape=(self.num_heads, *shape), initializer=initializer, dtype="float32"
-        )
-
-    def call(self, features: tf.Tensor) -> tf.Tensor:
-        """Logits f32 [H,B,C] of features [B,D]."""
-        x, equation = tf.cast(features, tf.float32), "bd,hde->hbe"
-        for number, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
-            x = tf.einsum(equation, tf.nn.gelu(x) if number else x, kernel) + bias
-            equation = "hbd,hde->hbe"
-        directions = _unit(tf.convert_to_tensor(self.directions), axis=1) * self.gains
-        return tf.einsum(equation, _unit(x, axis=-1), directions) / self.temperature
-
-    def keep(self, head: int) -> CosineHeads:
-        """A new CosineHeads (H = 1) with a copy of head number `head`, from 0.
-
-        Raises:
-            IndexError: there is no such head.
-        """
-        kept = CosineHeads(
-            1, self.num_clusters, hidden=self.hidden, temperature=self.temperature
-        )
-        first = self.kernels[0] if self.kernels else self.directions
-        kept.build((None, first.shape[1]))
-        for new, old in zip(kept.variables, self.variables, strict=True):
-            new.assign(np.asarray(old)[head][None])
-        return kept
-
-
-def _unit(x: tf.Tensor, axis: int) -> tf.Tensor:
-    """x / max(|x|, 1e-12); the square is bounded, not the root, whose gradient at 0 is NaN."""
-    return x * tf.math.rsqrt(tf.maximum(tf.reduce_sum(x * x, axis, keepdims=True), 1e-24))

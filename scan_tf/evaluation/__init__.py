@@ -1,1 +1,0 @@
-"""How good features and clusterings are: arrays in, scores and choices out."""

@@ -1,1 +1,0 @@
-"""The clustering methods: from features, or a network, to logits of clusters."""
