@@ -1,6 +1,6 @@
 """SCAN, "Learning to Classify Images without Labels" (ECCV 2020), for TensorFlow and Keras.
 
-The pipeline; every stage reads and writes one run directory (`scan_tf.stages`):
+The pipeline; every stage reads and writes one run directory (`scan_tf.pipeline.stages`):
 
     images u8 [N,S,S,3]
       |
@@ -47,16 +47,16 @@ __version__ = "0.1.0"
 # Public name -> where it is defined.
 _EXPORTS = {
     "Config": "scan_tf.config:Config",
-    "ImageSet": "scan_tf.data:ImageSet",
-    "ResNet": "scan_tf.backbones:ResNet",
+    "ImageSet": "scan_tf.data.image_set:ImageSet",
+    "ResNet": "scan_tf.models.resnet:ResNet",
     "ScanError": "scan_tf.errors:ScanError",
-    "cluster_scores": "scan_tf.evaluate:cluster_scores",
-    "load_data": "scan_tf.data:load",
-    "mine": "scan_tf.neighbors:mine",
-    "nt_xent": "scan_tf.losses:nt_xent",
-    "predict": "scan_tf.export:predict",
-    "run": "scan_tf.stages:run",
-    "scan_loss": "scan_tf.losses:scan_loss",
+    "cluster_scores": "scan_tf.evaluation.metrics:cluster_scores",
+    "load_data": "scan_tf.data.sources:load",
+    "mine": "scan_tf.features.neighbors:mine",
+    "nt_xent": "scan_tf.methods.losses:nt_xent",
+    "predict": "scan_tf.pipeline.prediction:predict",
+    "run": "scan_tf.pipeline.stages:run",
+    "scan_loss": "scan_tf.methods.losses:scan_loss",
 }
 
 __all__ = ["__version__", "load_config", *_EXPORTS]
@@ -68,9 +68,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: the file is missing or no YAML, or a setting is bad.
     """
-    from scan_tf import config, pretext
+    from scan_tf import config
+    from scan_tf.methods import catalog
 
-    return config.load(path, overrides, pretext_config=pretext.config_class)
+    return config.load(path, overrides, pretext_config=catalog.config_class)
 
 
 def __getattr__(name: str) -> Any:

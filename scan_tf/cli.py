@@ -14,7 +14,7 @@ from scan_tf import __version__
 from scan_tf.errors import ConfigError, Interrupted, ScanError
 
 if TYPE_CHECKING:
-    from scan_tf.runs import Run
+    from scan_tf.pipeline.run_dir import Run
 
 _STAGES = {
     "run": "all stages, from images to the exported classifier",
@@ -188,7 +188,7 @@ def _run_stages(arguments: argparse.Namespace) -> None:
     if getattr(arguments, "seeds", None):
         _repeat(arguments)
         return
-    from scan_tf import stages
+    from scan_tf.pipeline import stages
 
     if getattr(arguments, "profile", False):
         arguments.overrides.append("runtime.profile=true")
@@ -199,7 +199,7 @@ def _run_stages(arguments: argparse.Namespace) -> None:
         stages.evaluate_split(work, arguments.split)
         return
     if getattr(arguments, "format", None) == "torch":
-        from scan_tf import porting
+        from scan_tf.pipeline import porting
 
         print(f"PyTorch checkpoints: {porting.export_torch(work)}")
         return
@@ -214,7 +214,7 @@ def _run_stages(arguments: argparse.Namespace) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
-    from scan_tf import sweep, variants
+    from scan_tf.experiments import sweep, variants
 
     arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
     how = {"seeds": arguments.seeds, "name": arguments.name}
@@ -222,7 +222,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
 
 def _repeat(arguments: argparse.Namespace) -> None:
-    from scan_tf import sweep, variants
+    from scan_tf.experiments import sweep, variants
 
     if arguments.redo or arguments.split:
         raise ConfigError("--seeds: goes without --redo and --split. Try evaluate.split=train.")
@@ -234,7 +234,9 @@ def _repeat(arguments: argparse.Namespace) -> None:
 
 def _open(arguments: argparse.Namespace) -> Run:
     """The run that the arguments name; its own config where no other is given."""
-    from scan_tf import config, pretext, runs
+    from scan_tf import config
+    from scan_tf.methods import catalog
+    from scan_tf.pipeline.run_dir import Run
 
     path, root = arguments.config, arguments.run_dir
     if path is None and root is None:
@@ -243,12 +245,12 @@ def _open(arguments: argparse.Namespace) -> Run:
         path = root / "config.yaml"
         if not path.exists():
             raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
-    settings = config.load(path, arguments.overrides, pretext_config=pretext.config_class)
-    return runs.Run(settings, root or Path("runs") / settings.name)
+    settings = config.load(path, arguments.overrides, pretext_config=catalog.config_class)
+    return Run(settings, root or Path("runs") / settings.name)
 
 
 def _import_torch(arguments: argparse.Namespace) -> None:
-    from scan_tf import porting
+    from scan_tf.pipeline import porting
 
     work = _open(arguments)
     stage = porting.import_checkpoint(
@@ -258,9 +260,9 @@ def _import_torch(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from scan_tf import export
+    from scan_tf.pipeline.prediction import predict
 
-    export.predict(
+    predict(
         arguments.run_dir,
         arguments.paths,
         arguments.output,

@@ -5,8 +5,8 @@ wrong types and values out of range, and names the dotted path, what was expecte
 received. Nothing is read from the environment.
 
 The pretext section depends on `pretext.name`; the caller passes a function that returns the
-section's class for a name (see `scan_tf.pretext.config_class`), so that this module needs none
-of the layers above it.
+section's class for a name (see `scan_tf.methods.catalog.config_class`), so that this module
+needs none of the packages above it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class TrainConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class PretextConfig(TrainConfig):
-    """What every pretext has; each file in `scan_tf/pretext/` adds its own fields."""
+    """What every pretext has; each file in `scan_tf/methods/pretext/` adds its own fields."""
 
     name: str = "simclr"
     # Score the features by kNN every so many epochs, for the curves alone; 0: never.

@@ -223,10 +223,10 @@ def scan_tf_policy(policy: str, batch: int, size: int, jit: bool, backend: str) 
     import tensorflow as tf
 
     from scan_tf.config import AugmentConfig, RuntimeConfig
-    from scan_tf.data import ImageSet
-    from scan_tf.device import Device
-    from scan_tf.loader import Loader, Order
-    from scan_tf.task import View
+    from scan_tf.data.image_set import ImageSet
+    from scan_tf.machine import Device
+    from scan_tf.methods.task import View
+    from scan_tf.training.loader import Loader, Order
 
     images = ImageSet("made up", "train", pixels(batch, size), None, (), MEAN, STD, None)
     loader = Loader(

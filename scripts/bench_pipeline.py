@@ -37,21 +37,23 @@ SIZES: dict[str, list[int]] = {
 
 def whole_run(config: str, overrides: Sequence[str]) -> bench.Run:
     """All stages in a new run directory; seconds by stage and by part of the evaluation."""
-    from scan_tf import pretext, runs, stages
     from scan_tf.config import load
+    from scan_tf.methods import catalog
+    from scan_tf.pipeline import stages
+    from scan_tf.pipeline.run_dir import STAGES, Run
 
-    settings = load(Path(config), list(overrides), pretext_config=pretext.config_class)
+    settings = load(Path(config), list(overrides), pretext_config=catalog.config_class)
 
     def run() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            work = runs.Run(settings, Path(folder))
+            work = Run(settings, Path(folder))
             profile = cProfile.Profile()
-            for stage in runs.STAGES:
+            for stage in STAGES:
                 if stage == "evaluate":
                     profile.enable()
                 stages.run_stage(work, stage)
                 profile.disable()
-            seconds = {stage: work.record(stage)["wall_time_s"] for stage in runs.STAGES}
+            seconds = {stage: work.record(stage)["wall_time_s"] for stage in STAGES}
         return {"stages": seconds, "report": parts(profile)}
 
     return run
@@ -87,8 +89,8 @@ def mining(index: str, images: int = 10_000, k: int = 20) -> bench.Run:
     """Neighbour mining with 128 dimensions."""
     import numpy as np
 
-    from scan_tf import neighbors
     from scan_tf.config import NeighborsConfig
+    from scan_tf.features import neighbors
 
     features = np.random.default_rng(0).standard_normal((images, 128), np.float32)
     settings = NeighborsConfig(index=index)
@@ -103,13 +105,13 @@ def scores(images: int = 10_000, clusters: int = 10) -> bench.Run:
     """Matching clusters and classes, and ACC, NMI, ARI."""
     import numpy as np
 
-    from scan_tf import evaluate
+    from scan_tf.evaluation import metrics
 
     random = np.random.default_rng(0)
     labels, predicted = random.integers(0, clusters, (2, images))
 
     def run() -> None:
-        evaluate.cluster_scores(labels, predicted, num_classes=clusters, num_clusters=clusters)
+        metrics.cluster_scores(labels, predicted, num_classes=clusters, num_clusters=clusters)
 
     return run
 
@@ -118,10 +120,10 @@ def simclr_step(batch: int = 128, size: int = 32) -> bench.Run:
     """A SimCLR step of a small network (ResNet-10 of width 16), in the dtype of this machine."""
     import bench_step
 
-    from scan_tf import device
+    from scan_tf import machine
     from scan_tf.config import RuntimeConfig
 
-    found = device.resolve(RuntimeConfig())
+    found = machine.resolve(RuntimeConfig())
     model = {"backbone": "resnet10", "width": 16, "stem": "cifar"}
     options = {"dtype": found.dtype, "jit": found.jit_step, "batch": batch, "size": size}
     return bench_step.scan_tf_step("simclr", model=model, **options)
@@ -134,16 +136,17 @@ def head_epoch(
     import numpy as np
     import tensorflow as tf
 
-    from scan_tf import backbones, config, device
-    from scan_tf.clustering import ScanTask
-    from scan_tf.heads import ClusterHeads
-    from scan_tf.loader import CachedLoader, Order
-    from scan_tf.train import Trainer
+    from scan_tf import config, machine
+    from scan_tf.methods.clustering.scan import ScanTask
+    from scan_tf.models import resnet
+    from scan_tf.models.heads import ClusterHeads
+    from scan_tf.training.loader import CachedLoader, Order
+    from scan_tf.training.loop import Trainer
 
     random = np.random.default_rng(0)
     runtime = config.RuntimeConfig(progress=False, tensorboard=False, checkpoint_minutes=1e3)
     network = ClusterHeads(heads, clusters)
-    backbone = backbones.build(
+    backbone = resnet.build(
         config.ModelConfig("resnet10", width=64), image_size=8, dtype="float32"
     )
     network(tf.zeros([1, backbone.feature_dim]))
@@ -153,7 +156,7 @@ def head_epoch(
     order = Order(images, batch, seed=0, neighbors=neighbors)
     features = random.standard_normal((1, images, backbone.feature_dim), np.float32)
     loader = CachedLoader(features, task.views, order)
-    where = device.resolve(runtime)
+    where = machine.resolve(runtime)
     trainer = Trainer(task, loader, settings, Path("unused"), runtime=runtime, device=where)
     steps = trainer.steps(0)
 

@@ -39,22 +39,24 @@ def scan_tf_step(
     import numpy as np
     import tensorflow as tf
 
-    from scan_tf import backbones, device, features
+    from scan_tf import machine
     from scan_tf.config import ModelConfig, RuntimeConfig
-    from scan_tf.data import ImageSet
+    from scan_tf.data.image_set import ImageSet
+    from scan_tf.features.embedding import embed
+    from scan_tf.models import resnet
 
-    where = device.resolve(RuntimeConfig(dtype=dtype))
+    where = machine.resolve(RuntimeConfig(dtype=dtype))
     where = dataclasses.replace(where, jit_step=jit)
     count = max(COUNT, batch) if stage != "inference" else batch
     pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
     images = ImageSet("made up", "train", pixels, None, (), (0.5,) * 3, (0.25,) * 3, None)
-    backbone = backbones.build(ModelConfig(**model), image_size=size, dtype=dtype)
+    backbone = resnet.build(ModelConfig(**model), image_size=size, dtype=dtype)
     flop = batch * PASSES[stage] * forward_flop(backbone, size)
     if stage == "inference":
         network = tf.function(lambda x: backbone(x, training=False), jit_compile=jit)
 
         def infer() -> dict[str, float]:
-            features.embed(network, images, batch_size=batch)
+            embed(network, images, batch_size=batch)
             return {"flop": flop}
 
         return infer
@@ -72,19 +74,20 @@ def training(stage: str, backbone: Any, images: Any, batch: int, where: Any) -> 
     """The trainer and the loader of a stage."""
     import numpy as np
 
-    from scan_tf import config, pretext
-    from scan_tf.clustering import ScanTask
-    from scan_tf.heads import ClusterHeads
-    from scan_tf.loader import Loader, Order
-    from scan_tf.selflabel import SelfLabelTask
-    from scan_tf.train import Trainer
+    from scan_tf import config
+    from scan_tf.methods import catalog
+    from scan_tf.methods.clustering.scan import ScanTask
+    from scan_tf.methods.selflabel.confident import SelfLabelTask
+    from scan_tf.models.heads import ClusterHeads
+    from scan_tf.training.loader import Loader, Order
+    from scan_tf.training.loop import Trainer
 
     heads = ClusterHeads(1, CLUSTERS)
     heads.build((None, backbone.feature_dim))
     settings: Any
     if stage == "simclr":
-        settings = pretext.config_class("simclr")(batch_size=batch)
-        task = pretext.method_class("simclr")(
+        settings = catalog.config_class("simclr")(batch_size=batch)
+        task = catalog.method_class("simclr")(
             settings, backbone, projection_dim=128, num_images=len(images)
         )
     elif stage == "scan":

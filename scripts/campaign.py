@@ -37,10 +37,10 @@ def main() -> int:
 
 
 def _run(arguments: argparse.Namespace, start: float) -> int:
-    from scan_tf import campaign
+    from scan_tf.experiments import legs
 
     work = cli._open(arguments)
-    finished = campaign.run(
+    finished = legs.run(
         work,
         budget_s=60 * arguments.budget_minutes,
         margin_s=arguments.margin_seconds,
@@ -52,13 +52,13 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
         print(f"campaign: finished, after {minutes:.1f} min of this leg: {work.root}")
         return 0
     print(f"campaign: to be continued, after {minutes:.1f} min of this leg: {work.root}")
-    return campaign.TO_BE_CONTINUED
+    return legs.TO_BE_CONTINUED
 
 
 def _pack(arguments: argparse.Namespace, _: float) -> int:
-    from scan_tf import carry
+    from scan_tf.experiments import packs
 
-    files = carry.pack(arguments.run_dir, arguments.folder, part_mib=arguments.part_mib)
+    files = packs.pack(arguments.run_dir, arguments.folder, part_mib=arguments.part_mib)
     for file in files:
         print(f"{file.stat().st_size / 2**20:8.2f} MiB  {file}")
     print(f"{sum(f.stat().st_size for f in files) / 2**20:8.2f} MiB  in all")
@@ -66,9 +66,9 @@ def _pack(arguments: argparse.Namespace, _: float) -> int:
 
 
 def _unpack(arguments: argparse.Namespace, _: float) -> int:
-    from scan_tf import carry
+    from scan_tf.experiments import packs
 
-    carry.unpack(arguments.files, arguments.run_dir, data_path=arguments.data_path)
+    packs.unpack(arguments.files, arguments.run_dir, data_path=arguments.data_path)
     print(f"unpacked: {arguments.run_dir}")
     return 0
 

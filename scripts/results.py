@@ -31,9 +31,9 @@ def main() -> int:
 
 
 def _add(arguments: argparse.Namespace) -> None:
-    from scan_tf import results
+    from scan_tf.experiments import published_results
 
-    folder = results.add(
+    folder = published_results.add(
         arguments.run_dir,
         arguments.results,
         name=arguments.name,
@@ -46,7 +46,7 @@ def _add(arguments: argparse.Namespace) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> None:
-    from scan_tf import result_table
+    import result_table
 
     if arguments.check:
         result_table.check(arguments.readme, arguments.results)
@@ -55,18 +55,18 @@ def _table(arguments: argparse.Namespace) -> None:
 
 
 def _weights(arguments: argparse.Namespace) -> None:
-    from scan_tf import weights
+    from scan_tf.experiments import published_weights
 
     run = argparse.Namespace(config=None, run_dir=arguments.run_dir, overrides=[])
-    facts = weights.save(cli._open(run), arguments.file)
+    facts = published_weights.save(cli._open(run), arguments.file)
     size = arguments.file.stat().st_size / 1e6
     print(f"{arguments.file}: {size:.1f} MB, weights of {facts['weights_of']}")
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    from scan_tf import weights
+    from scan_tf.experiments import published_weights
 
-    scores = weights.score(
+    scores = published_weights.score(
         arguments.file, split=arguments.split, data_path=arguments.data_path
     )
     cells = (f"{k.upper()} {100 * scores[k]:.2f}" for k in ("acc", "nmi", "ari"))

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from scan_tf import backbones, pretext
-from scan_tf.clustering import ScanTask
 from scan_tf.config import (
     AugmentConfig,
     ModelConfig,
@@ -24,19 +22,22 @@ from scan_tf.config import (
     SelfLabelConfig,
     TrainConfig,
 )
-from scan_tf.data import IMAGENET_MEAN, IMAGENET_STD, ImageSet
-from scan_tf.device import Device
-from scan_tf.heads import ClusterHeads
-from scan_tf.loader import CachedLoader, Loader, Order
-from scan_tf.selflabel import SelfLabelTask
-from scan_tf.task import Task
-from scan_tf.train import Trainer
+from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
+from scan_tf.machine import Device
+from scan_tf.methods import catalog
+from scan_tf.methods.clustering.scan import ScanTask
+from scan_tf.methods.selflabel.confident import SelfLabelTask
+from scan_tf.methods.task import Task
+from scan_tf.models import resnet
+from scan_tf.models.heads import ClusterHeads
+from scan_tf.training.loader import CachedLoader, Loader, Order
+from scan_tf.training.loop import Trainer
 
 SIZE, COUNT, BATCH, CLUSTERS, NEIGHBORS = 16, 32, 8, 4, 5
 PLAIN = Device("cpu", "float32", jit_step=False, jit_augment=False)
 QUIET = RuntimeConfig(progress=False, tensorboard=False, log_every=1)
 FAST = OptimizerConfig("adam", lr=3e-3)
-NAMES = [*pretext.available(), "scan", "scan_heads", "scan_frozen", "scan_cached", "selflabel"]
+NAMES = [*catalog.available(), "scan", "scan_heads", "scan_frozen", "scan_cached", "selflabel"]
 
 
 def images(count: int = COUNT, seed: int = 0, split: str = "train") -> ImageSet:
@@ -44,15 +45,15 @@ def images(count: int = COUNT, seed: int = 0, split: str = "train") -> ImageSet:
     return ImageSet("noise", split, pixels, None, (), IMAGENET_MEAN, IMAGENET_STD)
 
 
-def backbone(dtype: str = "float32") -> backbones.ResNet:
-    return backbones.build(ModelConfig("resnet10", width=4), image_size=SIZE, dtype=dtype)
+def backbone(dtype: str = "float32") -> resnet.ResNet:
+    return resnet.build(ModelConfig("resnet10", width=4), image_size=SIZE, dtype=dtype)
 
 
 def make(name: str, dtype: str = "float32") -> Task:
     network = backbone(dtype)
-    if name in pretext.available():
-        config = pretext.config_class(name)()
-        return pretext.method_class(name)(config, network, projection_dim=8, num_images=COUNT)
+    if name in catalog.available():
+        config = catalog.config_class(name)()
+        return catalog.method_class(name)(config, network, projection_dim=8, num_images=COUNT)
     heads = ClusterHeads(3 if name == "scan_heads" else 1, CLUSTERS)
     heads.build((None, network.feature_dim))
     if name == "selflabel":

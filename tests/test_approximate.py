@@ -10,10 +10,10 @@ import threading
 import numpy as np
 import pytest
 
-from scan_tf import approximate
 from scan_tf.config import NeighborsConfig
 from scan_tf.errors import ConfigError, DataError
-from scan_tf.search import exact
+from scan_tf.features import approximate
+from scan_tf.features.search import exact
 
 CONFIG = NeighborsConfig(n_trees=3)
 

@@ -67,8 +67,8 @@ def test_the_tree_is_read():
 
 
 def test_imports_are_read():
-    source = "import scan_tf.train\ndef f():\n    from ..data import load\n    from . import ops\n"
-    assert imported_parts(source, "scan_tf.augment") == {"train", "data", "augment"}
+    source = "import scan_tf.training.loop\ndef f():\n    from ..data import load\n    from . import ops\n"
+    assert imported_parts(source, "scan_tf.augment.policies") == {"train", "data", "augment"}
     assert imported_parts("from scan_tf import __version__, task", "scan_tf") == {"task"}
 
 

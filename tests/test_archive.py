@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scan_tf import archive
 from scan_tf.errors import ConfigError, DataError, StageError
+from scan_tf.experiments import archive
 
 
 def no_rounding(path, arrays):

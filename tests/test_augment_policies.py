@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scan_tf.augment import host, make, ops, policies
+from scan_tf.augment import host, ops, policies
+from scan_tf.augment.policies import make
 from scan_tf.config import AugmentConfig
 from scan_tf.errors import ConfigError, DataError
 

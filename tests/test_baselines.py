@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from tiny_runs import CLASSES, PER_CLASS, copy, opened
 
-from scan_tf import baselines, features, neighbors, networks
+from scan_tf.features import embedding, neighbors
+from scan_tf.pipeline import baselines, build
 
 TRAIN = np.repeat(np.arange(len(CLASSES)), PER_CLASS["train"])
 
 
 def score(work, split: str) -> dict:
-    return baselines.score(work, work.images(split), networks.trained_pretext(work))
+    return baselines.score(work, work.images(split), build.trained_pretext(work))
 
 
 def test_scores_on_the_test_images(finished):
@@ -37,7 +38,7 @@ def test_scores_on_the_training_images_leave_the_image_out(finished, monkeypatch
         options.update(given)
         return 0.5
 
-    monkeypatch.setattr(baselines.evaluate, "knn_accuracy", knn)
+    monkeypatch.setattr(baselines, "knn_accuracy", knn)
     monkeypatch.setattr(baselines.probes, "cross_validated_probe", lambda *_, **__: 0.25)
     scores = score(opened(finished), "train")["pretext"]
     assert options["leave_one_out"] is True
@@ -57,9 +58,9 @@ def test_features_that_were_not_stored_are_computed(finished, tmp_path, monkeypa
     run = copy(finished, tmp_path / "run")
     (run / "neighbors" / "features.npz").unlink()
     computed = []
-    embed = features.embed
+    embed = embedding.embed
     monkeypatch.setattr(
-        features, "embed", lambda *a, **k: computed.append(a[1].split) or embed(*a, **k)
+        baselines, "embed", lambda *a, **k: computed.append(a[1].split) or embed(*a, **k)
     )
     found = score(opened(run), "test")
     assert computed[:2] == ["train", "test"]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scan_tf import calibration
 from scan_tf.errors import DataError
+from scan_tf.evaluation import calibration
 
 # Images as (confidence, whether right); the confidences lie on the edges of bins as well.
 CONFIDENCES = st.one_of(st.integers(0, 15).map(lambda n: n / 15), st.floats(0, 1, width=32))
@@ -145,7 +145,7 @@ def test_pseudo_labels_are_those_of_a_plain_loop(seed, num_clusters, count, labe
 def test_pseudo_labels_are_those_that_the_training_counts(rng):
     import tensorflow as tf
 
-    from scan_tf.losses import confident_cross_entropy
+    from scan_tf.methods.losses import confident_cross_entropy
 
     # The logits of a confidence of exactly a threshold among them.
     sure = np.log(np.array(calibration.THRESHOLDS)) - np.log1p(-np.array(calibration.THRESHOLDS))

@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 from tiny_runs import copy, opened, own_handler, weights
 
-from scan_tf import campaign, carry, checkpoint, stages
+from scan_tf import files
 from scan_tf.errors import ConfigError, Interrupted, StageError
-from scan_tf.train import read_metrics
+from scan_tf.experiments import legs as campaign
+from scan_tf.experiments import packs
+from scan_tf.files import read_metrics
+from scan_tf.pipeline import stages
+from scan_tf.training import checkpoint
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "campaign.py"
 BUDGET_S, MARGIN_S = 1e6, 4e5
@@ -34,7 +38,7 @@ def rows(run: Path, stage: str) -> list[dict]:
 
 
 def step_of(run: Path, stage: str) -> int:
-    return checkpoint.read_npz(run / stage / "ckpt" / "state.npz")[1]["step"]
+    return files.read_npz(run / stage / "ckpt" / "state.npz")[1]["step"]
 
 
 def assert_same_weights(one: Path, other: Path, *names: str) -> None:
@@ -95,10 +99,10 @@ def test_a_run_that_travelled_ends_the_same_wherever_it_ends(
 ):
     run = copy(finished, tmp_path / "run", without="scan")
     assert not leg(opened(run), lambda: len(rows(run, "scan")) > 3)
-    carry.pack(run, tmp_path / "pack")
+    packs.pack(run, tmp_path / "pack")
     there, again = tmp_path / "there", tmp_path / "again"
     for target in (there, again):
-        carry.unpack([tmp_path / "pack"], target)
+        packs.unpack([tmp_path / "pack"], target)
         assert [row["ended"] for row in legs(target)] == ["budget"]
         monkeypatch.setattr(stages, "run_all", lambda work: stages.run_stage(work, "scan"))
         assert leg(opened(target))

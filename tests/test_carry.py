@@ -10,9 +10,10 @@ import small_tasks
 from small_tasks import loader, trainer, values
 from tiny_runs import copy, opened, weights
 
-from scan_tf import carry, checkpoint
 from scan_tf.config import OptimizerConfig
 from scan_tf.errors import DataError, StageError
+from scan_tf.experiments import packs
+from scan_tf.training import checkpoint
 
 OPTIMIZERS = {
     "sgd": OptimizerConfig("sgd", lr=0.1),
@@ -22,8 +23,8 @@ OPTIMIZERS = {
 
 
 def carried(run: Path, target: Path, **options) -> Path:
-    carry.pack(run, target.with_suffix(".pack"))
-    carry.unpack([target.with_suffix(".pack")], target, **options)
+    packs.pack(run, target.with_suffix(".pack"))
+    packs.unpack([target.with_suffix(".pack")], target, **options)
     return target
 
 
@@ -72,7 +73,7 @@ def test_a_stage_that_has_begun_travels_with_its_state(finished, tmp_path):
     }
     before, after = (arrays(r / "scan" / "ckpt" / "state.npz") for r in (begun, run))
     assert before.keys() == after.keys()
-    rounded = carry.moving_averages(before)
+    rounded = packs.moving_averages(before)
     assert {k for k in before if before[k].tobytes() != after[k].tobytes()} <= set(rounded)
     for key in rounded:
         assert after[key].dtype == np.float32
@@ -119,11 +120,11 @@ def test_repetitions_travel_with_their_scores_or_their_state(finished, tmp_path)
 
 def test_a_later_pack_of_a_run_shares_what_is_finished(finished, tmp_path):
     begun = begin(copy(finished, tmp_path / "begun"), "selflabel")
-    _, *first = carry.pack(begun, tmp_path / "pack", part_mib=0.02)
+    _, *first = packs.pack(begun, tmp_path / "pack", part_mib=0.02)
     state = arrays(begun / "selflabel" / "ckpt" / "state.npz")
     state["00001"] = state["00001"] + 1
     np.savez(begun / "selflabel" / "ckpt" / "state.npz", **state)
-    _, *later = carry.pack(begun, tmp_path / "pack", part_mib=0.02)
+    _, *later = packs.pack(begun, tmp_path / "pack", part_mib=0.02)
     shared = {p.name for p in first} & {p.name for p in later}
     done = sum((begun / s / "weights.npz").stat().st_size for s in ("pretext", "scan"))
     assert len(shared) >= 0.7 * done / (0.02 * 2**20)
@@ -140,28 +141,28 @@ def test_the_images_may_lie_elsewhere(finished, tmp_path):
 
 
 def test_what_is_there_is_not_overwritten(finished, tmp_path):
-    carry.pack(finished, tmp_path / "pack")
+    packs.pack(finished, tmp_path / "pack")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
     with pytest.raises(StageError, match="run: exists. Unpack into a new folder"):
-        carry.unpack([tmp_path / "pack"], tmp_path / "run")
+        packs.unpack([tmp_path / "pack"], tmp_path / "run")
     assert names(tmp_path / "run") == {"mine.txt"}
     (tmp_path / "empty").mkdir()
-    carry.unpack([tmp_path / "pack"], tmp_path / "empty")
+    packs.unpack([tmp_path / "pack"], tmp_path / "empty")
     assert opened(tmp_path / "empty").is_done("evaluate")
 
 
 def test_a_damaged_pack_leaves_nothing(finished, tmp_path):
-    _, *parts = carry.pack(finished, tmp_path / "pack", part_mib=0.05)
+    _, *parts = packs.pack(finished, tmp_path / "pack", part_mib=0.05)
     parts[-1].write_bytes(parts[-1].read_bytes()[:-1])
     with pytest.raises(DataError, match=f"{parts[-1].name} is damaged"):
-        carry.unpack([tmp_path / "pack"], tmp_path / "run")
+        packs.unpack([tmp_path / "pack"], tmp_path / "run")
     assert [p.name for p in tmp_path.iterdir()] == ["pack"]
 
 
 def test_only_a_run_can_be_packed(tmp_path):
     with pytest.raises(StageError, match="no run directory; config.yaml is missing"):
-        carry.pack(tmp_path, tmp_path / "pack")
+        packs.pack(tmp_path, tmp_path / "pack")
 
 
 def state(loop) -> list:
@@ -176,7 +177,7 @@ def test_the_moving_averages_are_found_in_the_state_of_every_task(name, optimize
     saved = {f"{i:05d}": np.asarray(v) for i, v in enumerate(state(loop))}
     slots = [id(v) for slot in loop.optimizer.slots for v in slot]
     expected = [f"{i:05d}" for i, v in enumerate(state(loop)) if id(v) in slots]
-    assert carry.moving_averages(saved | {"manifest": np.array("{}")}) == expected
+    assert packs.moving_averages(saved | {"manifest": np.array("{}")}) == expected
     assert len(expected) == len(slots)
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scan_tf import checkpoint
+from scan_tf import files
 from scan_tf.errors import StageError
-from scan_tf.heads import ClusterHeads, ProjectionHead
+from scan_tf.models.heads import ClusterHeads, ProjectionHead
+from scan_tf.models.weights import load_weights, named_variables, save_weights
+from scan_tf.training import checkpoint
 
 DTYPES = ["float32", "float64", "int64", "int32", "bool"]
 
@@ -84,11 +86,11 @@ def test_weights_come_back_under_their_names(tmp_path):
     projector = ProjectionHead(2, 5)
     projector.build((None, 4))
     networks = {"heads": heads(2), "projector": projector}
-    checkpoint.save_weights(path, networks, extra={"head": 1})
-    arrays, _ = checkpoint.read_npz(path)
+    save_weights(path, networks, extra={"head": 1})
+    arrays, _ = files.read_npz(path)
     assert {"heads/0/kernel", "heads/1/bias", "projector/hidden/kernel"} <= set(arrays)
     other = heads(2)
-    assert checkpoint.load_weights(path, {"heads": other}) == {"head": 1}
+    assert load_weights(path, {"heads": other}) == {"head": 1}
     np.testing.assert_equal(values(other), values(networks["heads"]))
 
 
@@ -106,23 +108,23 @@ def test_weights_come_back_under_their_names(tmp_path):
 )
 def test_weights_of_another_network_are_refused(tmp_path, stored, wanted, expected):
     path = tmp_path / "weights.npz"
-    checkpoint.save_weights(path, {"heads": stored()})
+    save_weights(path, {"heads": stored()})
     network = wanted()
     before = values(network)
-    assert expected in failure(checkpoint.load_weights, path, {"heads": network})
+    assert expected in failure(load_weights, path, {"heads": network})
     np.testing.assert_equal(values(network), before)
 
 
 def test_a_network_that_is_not_there_is_missing(tmp_path):
     path = tmp_path / "weights.npz"
-    checkpoint.save_weights(path, {"heads": heads()})
-    said = failure(checkpoint.load_weights, path, {"backbone": heads()})
+    save_weights(path, {"heads": heads()})
+    said = failure(load_weights, path, {"backbone": heads()})
     assert "backbone/0/kernel is missing; backbone/0/bias is missing" in said
 
 
 def test_two_variables_never_share_a_name():
     network = heads(12)
-    names = checkpoint.named_variables({"a": network, "b": network})
+    names = named_variables({"a": network, "b": network})
     assert len(names) == 2 * len(network.variables)
 
 
@@ -131,7 +133,7 @@ def test_two_variables_never_share_a_name():
 
 def test_a_missing_file_says_so(tmp_path):
     path = tmp_path / "none.npz"
-    said = failure(checkpoint.read_npz, path)
+    said = failure(files.read_npz, path)
     assert said == f"{path}: no such file; the stage before has not finished."
 
 
@@ -154,30 +156,30 @@ def test_a_truncated_file_is_refused(written, part):
 def test_another_kind_of_file_is_refused(tmp_path, content):
     path = tmp_path / "state.npz"
     path.write_bytes(content)
-    assert "damaged or not written by scan_tf" in failure(checkpoint.read_npz, path)
+    assert "damaged or not written by scan_tf" in failure(files.read_npz, path)
 
 
 def test_other_numpy_files_are_refused(tmp_path):
     path = tmp_path / "state.npz"
     with open(path, "wb") as file:
         np.save(file, np.zeros(3))
-    assert "damaged or not written by scan_tf" in failure(checkpoint.read_npz, path)
+    assert "damaged or not written by scan_tf" in failure(files.read_npz, path)
     np.savez(path, a=np.zeros(3))
-    assert "damaged or not written by scan_tf" in failure(checkpoint.read_npz, path)
+    assert "damaged or not written by scan_tf" in failure(files.read_npz, path)
     np.savez(path, manifest=np.array(["{}"], object))
-    assert "damaged or not written by scan_tf" in failure(checkpoint.read_npz, path)
+    assert "damaged or not written by scan_tf" in failure(files.read_npz, path)
 
 
 def test_flipped_bits_are_refused_or_change_nothing(written, rng):
     content = written.read_bytes()
-    expected, manifest = checkpoint.read_npz(written)
+    expected, manifest = files.read_npz(written)
     refused = 0
     for place in rng.integers(0, len(content), 200):
         damaged = bytearray(content)
         damaged[place] ^= 1 << int(rng.integers(8))
         written.write_bytes(damaged)
         try:
-            found = checkpoint.read_npz(written)
+            found = files.read_npz(written)
         except StageError:
             refused += 1
         else:
@@ -190,10 +192,10 @@ def test_flipped_bits_are_refused_or_change_nothing(written, rng):
 
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "notes.txt"
-    checkpoint.write_text(path, "old")
+    files.write_text(path, "old")
 
     def fail():
-        with checkpoint.atomic(path) as temporary:
+        with files.atomic(path) as temporary:
             temporary.write_text("half of the n")
             assert path.read_text() == "old"
             raise KeyboardInterrupt
@@ -202,7 +204,7 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
         fail()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["notes.txt"]
-    checkpoint.write_text(path, "new é")
+    files.write_text(path, "new é")
     assert path.read_text(encoding="utf-8") == "new é"
     assert os.listdir(tmp_path) == ["notes.txt"]
 
@@ -219,5 +221,5 @@ def test_the_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda f: (calls.append("fsync"), fsync(f)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
-    checkpoint.write_npz(tmp_path / "a.npz", {"a": np.zeros(3)}, {})
+    files.write_npz(tmp_path / "a.npz", {"a": np.zeros(3)}, {})
     assert re.fullmatch("(fsync )+replace( fsync)*", " ".join(calls))

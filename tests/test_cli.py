@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tiny_runs import copy, opened, scan_tf, snapshot, write_config, write_images, write_splits
 
-from scan_tf import stages
+from scan_tf.pipeline import stages
 
 STAGES = ("pretext", "neighbors", "scan", "selflabel", "evaluate", "export")
 

@@ -6,18 +6,19 @@ import math
 import pytest
 import yaml
 
-from scan_tf import config, pretext
+from scan_tf import config
 from scan_tf.errors import ConfigError
+from scan_tf.methods import catalog
 
 
 def build(tree):
-    return config.from_dict(tree, pretext_config=pretext.config_class)
+    return config.from_dict(tree, pretext_config=catalog.config_class)
 
 
 def load(tmp_path, text, *overrides):
     path = tmp_path / "experiment.yaml"
     path.write_text(text, encoding="utf-8")
-    return config.load(path, overrides, pretext_config=pretext.config_class)
+    return config.load(path, overrides, pretext_config=catalog.config_class)
 
 
 def message(function, *args):
@@ -158,10 +159,10 @@ def test_missing_and_binary_file(tmp_path):
     path = tmp_path / "none.yaml"
     expected = f"{path}: the config file cannot be read"
     with pytest.raises(ConfigError, match=expected):
-        config.load(path, pretext_config=pretext.config_class)
+        config.load(path, pretext_config=catalog.config_class)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=expected):
-        config.load(path, pretext_config=pretext.config_class)
+        config.load(path, pretext_config=catalog.config_class)
 
 
 def test_overrides_go_through_the_same_checks(tmp_path):
@@ -212,11 +213,11 @@ def test_numbers_that_yaml_takes_for_strings_or_integers(tmp_path, text, value):
     assert isinstance(lr, float)
 
 
-@pytest.mark.parametrize("name", pretext.available())
+@pytest.mark.parametrize("name", catalog.available())
 def test_the_short_form_and_the_defaults_of_every_pretext(name):
     loaded = build({"pretext": name}).pretext
-    assert type(loaded) is pretext.config_class(name)
-    assert loaded == pretext.config_class(name)() == build({"pretext": {"name": name}}).pretext
+    assert type(loaded) is catalog.config_class(name)
+    assert loaded == catalog.config_class(name)() == build({"pretext": {"name": name}}).pretext
 
 
 def test_short_forms_of_data_and_optimizer():
@@ -225,9 +226,9 @@ def test_short_forms_of_data_and_optimizer():
     assert loaded.scan.optimizer == dataclasses.replace(config.OptimizerConfig(), name="sgd")
 
 
-@pytest.mark.parametrize("name", pretext.available())
+@pytest.mark.parametrize("name", catalog.available())
 def test_a_partial_section_keeps_the_other_defaults_of_its_owner(name):
-    default = pretext.config_class(name)().optimizer
+    default = catalog.config_class(name)().optimizer
     assert default != config.OptimizerConfig()
     loaded = build({"pretext": {"name": name, "optimizer": {"lr": 0.123}}}).pretext.optimizer
     assert loaded == dataclasses.replace(default, lr=0.123)

@@ -1,4 +1,4 @@
-"""What every task must do, run over all of them; a new file in `scan_tf/pretext/` is among them."""
+"""What every task must do, run over all of them; a new pretext's file is found by itself."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import small_tasks
 import tensorflow as tf
 from small_tasks import BATCH, FAST, NAMES, SIZE, Given, batch, loader, trainer, values
 
-from scan_tf import checkpoint, config, pretext
+from scan_tf import config
 from scan_tf.config import OptimizerConfig, PretextConfig
 from scan_tf.errors import ConfigError
-from scan_tf.task import Pretext, Task
-from scan_tf.train import read_metrics
+from scan_tf.files import read_metrics
+from scan_tf.methods import catalog, pretext
+from scan_tf.methods.task import Pretext, Task
+from scan_tf.training import checkpoint
 
-PRETEXTS = pretext.available()
+PRETEXTS = catalog.available()
 every_task = pytest.mark.parametrize("name", NAMES)
 every_pretext = pytest.mark.parametrize("name", PRETEXTS)
 
@@ -178,18 +180,18 @@ def test_embed_gives_unit_rows_in_inference_mode(name):
 
 @every_pretext
 def test_its_section_loads_from_nothing(name):
-    section = config.from_dict({"pretext": name}, pretext_config=pretext.config_class).pretext
-    assert section == pretext.config_class(name)()
+    section = config.from_dict({"pretext": name}, pretext_config=catalog.config_class).pretext
+    assert section == catalog.config_class(name)()
     assert section.name == name
     assert isinstance(section, PretextConfig)
-    assert issubclass(pretext.method_class(name), Pretext)
+    assert issubclass(catalog.method_class(name), Pretext)
 
 
 def test_a_new_file_is_found(monkeypatch, tmp_path):
     (tmp_path / "shuffle.py").write_text(
         "import dataclasses\n"
         "from scan_tf.config import PretextConfig\n"
-        "from scan_tf.pretext.rotnet import Method\n"
+        "from scan_tf.methods.pretext.rotnet import Method\n"
         "from scan_tf.schema import setting\n"
         "@dataclasses.dataclass(frozen=True)\n"
         "class Config(PretextConfig):\n"
@@ -198,16 +200,16 @@ def test_a_new_file_is_found(monkeypatch, tmp_path):
         encoding="utf-8",
     )
     monkeypatch.setattr(pretext, "__path__", [*pretext.__path__, str(tmp_path)])
-    monkeypatch.delitem(__import__("sys").modules, "scan_tf.pretext.shuffle", raising=False)
-    assert pretext.available() == sorted([*PRETEXTS, "shuffle"])
+    monkeypatch.delitem(__import__("sys").modules, "scan_tf.methods.pretext.shuffle", raising=False)
+    assert catalog.available() == sorted([*PRETEXTS, "shuffle"])
     tree = {"pretext": {"name": "shuffle", "tiles": 4}}
-    section = config.from_dict(tree, pretext_config=pretext.config_class).pretext
+    section = config.from_dict(tree, pretext_config=catalog.config_class).pretext
     assert (type(section).__name__, section.tiles) == ("Config", 4)
-    assert pretext.method_class("shuffle") is pretext.method_class("rotnet")
+    assert catalog.method_class("shuffle") is catalog.method_class("rotnet")
 
 
 def test_an_unknown_pretext_names_the_nearest():
     expected = "^pretext.name: unknown 'simclar'. Did you mean 'simclr'\\? Available: "
-    for find in (pretext.config_class, pretext.method_class):
+    for find in (catalog.config_class, catalog.method_class):
         with pytest.raises(ConfigError, match=expected):
             find("simclar")

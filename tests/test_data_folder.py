@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scan_tf import data
 from scan_tf.config import DataConfig
-from scan_tf.data import folder, images
+from scan_tf.data import images, sources
+from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
+from scan_tf.data.sets import folder
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 
 PACKS = Path(__file__).parents[2] / "shared" / "data"
@@ -25,9 +26,9 @@ def write(root: Path, files: Mapping[str, int]) -> Path:
     return root
 
 
-def load(root: Path | str | None, split: str = "train", **options) -> data.ImageSet | None:
+def load(root: Path | str | None, split: str = "train", **options) -> ImageSet | None:
     path = None if root is None else str(root)
-    return data.load(DataConfig(name="folder", path=path, **options), split)
+    return sources.load(DataConfig(name="folder", path=path, **options), split)
 
 
 def test_sub_folders_are_labels_and_the_order_is_sorted(tmp_path) -> None:
@@ -41,7 +42,7 @@ def test_sub_folders_are_labels_and_the_order_is_sorted(tmp_path) -> None:
     np.testing.assert_array_equal(
         found.images, np.array([2, 1, 4, 3])[:, None, None, None] * np.ones((1, 8, 8, 3))
     )
-    assert (found.mean, found.std) == (data.IMAGENET_MEAN, data.IMAGENET_STD)
+    assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert load(tmp_path, "test") is None
 
 

@@ -5,8 +5,8 @@ import official_names
 import pytest
 import tensorflow as tf
 
-from scan_tf.heads import ClusterHeads, ProjectionHead
-from scan_tf.torch_names import load_torch
+from scan_tf.models.heads import ClusterHeads, ProjectionHead
+from scan_tf.models.torch_names import load_torch
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scan_tf.layers import BatchNorm, Conv, Linear
+from scan_tf.models.layers import BatchNorm, Conv, Linear
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -9,9 +9,10 @@ import tensorflow as tf
 from small_tasks import COUNT, PLAIN, QUIET, images
 
 from scan_tf.config import AugmentConfig
+from scan_tf.data.images import normalise
 from scan_tf.errors import DataError
-from scan_tf.loader import CachedLoader, Loader, Order, normalise
-from scan_tf.task import View
+from scan_tf.methods.task import View
+from scan_tf.training.loader import CachedLoader, Loader, Order
 
 VIEWS = {
     "none": View("none"),

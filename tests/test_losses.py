@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scan_tf import losses
+from scan_tf.methods import losses
 
 ORACLE = np.load(pathlib.Path(__file__).parent / "data" / "losses.npz")
 

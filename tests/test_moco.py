@@ -12,9 +12,10 @@ from small_tasks import BATCH, CLUSTERS, Given, backbone, batch, trainer, values
 
 from scan_tf.config import OptimizerConfig
 from scan_tf.errors import ConfigError
-from scan_tf.pretext import moco
-from scan_tf.torch_names import to_torch
-from scan_tf.train import read_metrics
+from scan_tf.files import read_metrics
+from scan_tf.methods.losses import info_nce
+from scan_tf.methods.pretext import moco
+from scan_tf.models.torch_names import to_torch
 
 pytestmark = pytest.mark.usefixtures("seeded")
 PROJECTION = 8
@@ -41,7 +42,7 @@ def test_the_loss_is_that_of_the_paper(rng):
         positive = math.exp(float(queries[i] @ keys[i]) / 0.2)
         negatives = [math.exp(float(queries[i] @ row) / 0.2) for row in queue]
         expected.append(-math.log(positive / (positive + sum(negatives))))
-    loss, similarity = moco.info_nce(queries, keys, queue, 0.2)
+    loss, similarity = info_nce(queries, keys, queue, 0.2)
     assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
     assert float(similarity) == pytest.approx((queries * keys).sum(1).mean(), rel=1e-5)
 
@@ -50,10 +51,10 @@ def test_closed_forms(rng):
     queries = unit(rng, 4)
     # All alike: a guess among one key and Q others.
     alike = np.repeat(queries[:1], 9, axis=0)
-    loss, _ = moco.info_nce(alike[:1], alike[:1], alike, 0.07)
+    loss, _ = info_nce(alike[:1], alike[:1], alike, 0.07)
     assert float(loss) == pytest.approx(math.log(10), rel=1e-5)
     # Opposite to all of the queue, at a low temperature: no doubt is left, and nothing overflows.
-    loss, similarity = moco.info_nce(alike[:1], alike[:1], -alike, 1e-3)
+    loss, similarity = info_nce(alike[:1], alike[:1], -alike, 1e-3)
     assert float(loss) == pytest.approx(0, abs=1e-6)
     assert float(similarity) == pytest.approx(1, rel=1e-5)
 
@@ -144,7 +145,7 @@ def test_keys_of_a_batch_are_not_their_own_negatives():
     np.testing.assert_array_equal(task.queue, queue)
     keys = task._keys
     queries = task.projector(task.backbone(given["query"], training=True))
-    expected, _ = moco.info_nce(queries, keys, queue, task.config.temperature)
+    expected, _ = info_nce(queries, keys, queue, task.config.temperature)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scan_tf import neighbors
 from scan_tf.config import NeighborsConfig
 from scan_tf.errors import DataError
+from scan_tf.features import neighbors
 
 ANNOY, EXACT = NeighborsConfig(index="annoy"), NeighborsConfig(index="exact")
 

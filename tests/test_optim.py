@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from scan_tf.config import OptimizerConfig
-from scan_tf.optim import Optimizer, Schedule
+from scan_tf.training.optim import Optimizer, Schedule
 
 # The learning rates of the official configuration's 500 epochs: 0.4, cosine, decay 0.1.
 COSINE = np.load(pathlib.Path(__file__).parent / "data" / "cosine_lr.npy")

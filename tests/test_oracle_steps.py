@@ -15,14 +15,14 @@ import official_names
 import pytest
 from small_tasks import Given, trainer
 
-from scan_tf import backbones
-from scan_tf.clustering import ScanTask
 from scan_tf.config import ModelConfig, OptimizerConfig, ScanConfig, SelfLabelConfig
-from scan_tf.heads import ClusterHeads
-from scan_tf.pretext import simclr
-from scan_tf.selflabel import SelfLabelTask
-from scan_tf.torch_names import load_torch
-from scan_tf.train import read_metrics
+from scan_tf.files import read_metrics
+from scan_tf.methods.clustering.scan import ScanTask
+from scan_tf.methods.pretext import simclr
+from scan_tf.methods.selflabel.confident import SelfLabelTask
+from scan_tf.models import resnet
+from scan_tf.models.heads import ClusterHeads
+from scan_tf.models.torch_names import load_torch
 
 ORACLE = dict(np.load(pathlib.Path(__file__).parent / "data" / "steps_oracle.npz"))
 
@@ -38,7 +38,7 @@ def number(name):
 
 @pytest.fixture
 def backbone():
-    model = backbones.build(ModelConfig("resnet18"), dtype="float32")
+    model = resnet.build(ModelConfig("resnet18"), dtype="float32")
     load_torch(model, official_names.tensors(official_names.backbone()), "backbone.")
     return model
 

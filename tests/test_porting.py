@@ -14,12 +14,13 @@ import pytest
 import tensorflow as tf
 import tiny_runs
 
-from scan_tf import backbones, networks, porting, stages
 from scan_tf.config import ModelConfig
+from scan_tf.data.images import normalise
 from scan_tf.errors import ConfigError, DataError, StageError
-from scan_tf.heads import ClusterHeads, ProjectionHead
-from scan_tf.loader import normalise
-from scan_tf.torch_names import load_torch, to_torch
+from scan_tf.models import resnet
+from scan_tf.models.heads import ClusterHeads, ProjectionHead
+from scan_tf.models.torch_names import load_torch, to_torch
+from scan_tf.pipeline import build, porting, stages
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'scan-tf[torch]'")
 
@@ -89,7 +90,7 @@ def assert_same_weights(model, expected):
 
 
 def test_load_torch_names_all_that_does_not_fit_and_assigns_nothing():
-    model = backbones.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
+    model = resnet.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
     before = model.conv1.kernel.numpy()
     tensors = official_names.tensors(official_names.backbone(SMALL, width=4))
     for name in ("bn1.weight", "layer3.0.shortcut.0.weight"):
@@ -108,7 +109,7 @@ def test_load_torch_names_all_that_does_not_fit_and_assigns_nothing():
 
 
 def test_load_torch_names_the_first_and_the_counts():
-    model = backbones.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
+    model = resnet.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
     with pytest.raises(DataError, match=r": 60 of 60 tensors are missing: ('[^']*', ){3}\.\.\.\. "):
         load_torch(model, {})
 
@@ -120,7 +121,7 @@ def official_shapes(*named):
 
 
 def test_to_torch_gives_the_official_names_and_shapes():
-    model = backbones.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
+    model = resnet.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
     projector, heads = ProjectionHead(8, 32), ClusterHeads(2, 3)
     for head in (projector, heads):
         head.build((None, 32))
@@ -152,7 +153,7 @@ def test_a_pretext_goes_in_and_comes_back(run, tmp_path, stem):
     torch.save(model.state_dict(), tmp_path / SAVED)
     assert porting.import_checkpoint(work, tmp_path / SAVED) == "pretext"
 
-    task = networks.trained_pretext(work)
+    task = build.trained_pretext(work)
     _, prepared, outputs = pixels(work)
     assert_close(task.backbone(prepared), outputs(model.backbone))
     assert_close(task.embed(prepared), outputs(model))
@@ -189,7 +190,7 @@ def test_a_scan_model_goes_in_and_comes_back(run, tmp_path):
     best = json.loads((work.folder("scan") / "best.json").read_text(encoding="utf-8"))
     assert best == {"head": 2}
 
-    backbone, heads = networks.trained_clusters(work, "scan")
+    backbone, heads = build.trained_clusters(work, "scan")
     _, prepared, outputs = pixels(work)
     assert_close(heads(backbone(prepared))[0], outputs(model)[2])
 
@@ -222,7 +223,7 @@ def test_a_self_labelled_model_goes_in_and_comes_back(run, tmp_path):
     model = clustering()
     torch.save({f"module.{n}": t for n, t in model.state_dict().items()}, tmp_path / SAVED)
     assert porting.import_checkpoint(work, tmp_path / SAVED) == "selflabel"
-    backbone, heads = networks.trained_clusters(work, "selflabel")
+    backbone, heads = build.trained_clusters(work, "selflabel")
     _, prepared, outputs = pixels(work)
     assert_close(heads(backbone(prepared))[0], outputs(model)[0])
     stages.run_stage(work, "export")
@@ -261,7 +262,7 @@ def test_a_moco_checkpoint_goes_in_and_comes_back(run, tmp_path, capsys):
     backbone, head = copy.deepcopy(model), model.fc
     backbone.fc = torch.nn.Identity()
     _, prepared, outputs = pixels(work)
-    task = networks.trained_pretext(work)
+    task = build.trained_pretext(work)
     assert_close(task.backbone(prepared), outputs(backbone))
     normalised = torch.nn.functional.normalize
     assert_close(task.embed(prepared), normalised(outputs(backbone), dim=1))
@@ -406,7 +407,7 @@ def test_redo_replaces_a_stage_once_the_new_file_is_read(run, tmp_path):
     torch.save(other.state_dict(), tmp_path / "other.pth")
     porting.import_checkpoint(work, tmp_path / "other.pth", redo=True)
     assert not work.folder("neighbors").exists()
-    loaded = networks.trained_pretext(work).backbone.conv1.kernel
+    loaded = build.trained_pretext(work).backbone.conv1.kernel
     np.testing.assert_array_equal(loaded, other.backbone.conv1.weight.detach().permute(2, 3, 1, 0))
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from scan_tf import probes
 from scan_tf.errors import DataError
+from scan_tf.evaluation import probes
 
 SCORES = ("acc", "nmi", "ari")
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scan_tf import backbones, config, pretext
+from scan_tf import config
+from scan_tf.methods import catalog, pretext
+from scan_tf.models import resnet
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
@@ -23,18 +25,18 @@ def barlow(tmp_path, monkeypatch):
 
 
 def test_example_pretext_is_found_typed_and_trains(barlow):
-    assert "barlow" in pretext.available()
+    assert "barlow" in catalog.available()
     settings = config.from_dict(
-        {"pretext": {"name": "barlow", "redundancy": 0.01}}, pretext_config=pretext.config_class
+        {"pretext": {"name": "barlow", "redundancy": 0.01}}, pretext_config=catalog.config_class
     )
     assert settings.pretext.redundancy == 0.01
     with pytest.raises(config.ConfigError, match="pretext.redundancy"):
         config.from_dict(
-            {"pretext": {"name": "barlow", "redundancy": "x"}}, pretext_config=pretext.config_class
+            {"pretext": {"name": "barlow", "redundancy": "x"}}, pretext_config=catalog.config_class
         )
     model = config.ModelConfig("resnet10", width=4)
-    backbone = backbones.build(model, dtype="float32", image_size=16)
-    task = pretext.method_class("barlow")(
+    backbone = resnet.build(model, dtype="float32", image_size=16)
+    task = catalog.method_class("barlow")(
         settings.pretext, backbone, projection_dim=8, num_images=16
     )
     views = np.random.default_rng(0).normal(size=(2, 16, 16, 16, 3)).astype(np.float32)

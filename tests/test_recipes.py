@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scan_tf import config, data, neighbors, pretext
-from scan_tf.backbones import build
-from scan_tf.clustering import ScanTask
+from scan_tf import config
 from scan_tf.config import ModelConfig
-from scan_tf.heads import ClusterHeads
-from scan_tf.loader import Order
-from scan_tf.optim import Optimizer
-from scan_tf.selflabel import SelfLabelTask
+from scan_tf.data import sources
+from scan_tf.features import neighbors
+from scan_tf.methods import catalog
+from scan_tf.methods.clustering.scan import ScanTask
+from scan_tf.methods.selflabel.confident import SelfLabelTask
+from scan_tf.models.heads import ClusterHeads
+from scan_tf.models.resnet import build
+from scan_tf.training.loader import Order
+from scan_tf.training.optim import Optimizer
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.yaml"))
 ADAM = {"name": "adam", "lr": 1e-4, "l2": 1e-4, "schedule": "constant", "clip_norm": 0.0}
@@ -42,7 +45,7 @@ PUBLISHED = {
 
 def load(name):
     path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.yaml"
-    return config.load(path, pretext_config=pretext.config_class)
+    return config.load(path, pretext_config=catalog.config_class)
 
 
 def differences(section, expected):
@@ -53,9 +56,9 @@ def differences(section, expected):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_a_config_loads_and_says_how_to_run_it(path):
-    settings = config.load(path, pretext_config=pretext.config_class)
+    settings = config.load(path, pretext_config=catalog.config_class)
     assert settings.name == path.stem
-    assert settings.data.name in data.available()
+    assert settings.data.name in sources.available()
     assert f"scan-tf run --config configs/{path.name}" in path.read_text(encoding="utf-8")
 
 
@@ -139,7 +142,7 @@ def test_l2_decays_every_parameter(seeded, stage):
     heads(tf.zeros([1, backbone.feature_dim]))
     settings = load("cifar10_simclr")
     task = {
-        "pretext": lambda: pretext.method_class("simclr")(
+        "pretext": lambda: catalog.method_class("simclr")(
             settings.pretext, backbone, projection_dim=8, num_images=8
         ),
         "scan": lambda: ScanTask(settings.scan, backbone, heads),

@@ -11,10 +11,12 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from tiny_runs import CLASSES, PER_CLASS, copy, opened, scan_tf, snapshot
 
-from scan_tf import baselines, neighbors, networks, report, stages
-from scan_tf.data import ImageSet
+from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import StageError
-from scan_tf.runs import Run
+from scan_tf.evaluation import report
+from scan_tf.features import neighbors
+from scan_tf.pipeline import baselines, build, stages
+from scan_tf.pipeline.run_dir import Run
 
 SCORES = ("acc", "nmi", "ari")
 CLUSTERED = ("scan", "selflabel", "kmeans_pixels", "kmeans_features")
@@ -50,7 +52,7 @@ def predictions(rng, count: int, clusters: int) -> dict[str, report.Prediction]:
 def write(work: Run, found: dict[str, report.Prediction], split: str = "test") -> dict:
     """What `report.write` writes of these predictions and the run's pretext."""
     images, folder = report.images_of(work, split), report.folder_of(work, split)
-    scores = baselines.score(work, images, networks.trained_pretext(work))
+    scores = baselines.score(work, images, build.trained_pretext(work))
     assert report.write(work, found, scores, split=split, folder=folder) == {"split": split}
     return read(folder)
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import result_table
 import yaml
 from tiny_runs import copy, opened
 
-from scan_tf import result_table, results
 from scan_tf.errors import ConfigError, DataError, StageError
-from scan_tf.train import read_metrics
+from scan_tf.experiments import published_results
+from scan_tf.files import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "results.py"
@@ -53,7 +54,8 @@ def folder(tmp_path) -> Path:
 
 def add(roots, folder, **options) -> Path:
     roots = [roots] if isinstance(roots, Path) else roots
-    return results.add(roots, folder, **{"name": "tiny", "commit": "0123456789ab", **options})
+    options = {"name": "tiny", "commit": "0123456789ab", **options}
+    return published_results.add(roots, folder, **options)
 
 
 def test_a_run_leaves_small_text_files_without_paths(run, folder, tmp_path):
@@ -128,16 +130,16 @@ def test_legs_of_a_campaign_tell_where_it_ran(run, folder):
 
 def test_metrics_are_thinned_to_what_a_curve_needs():
     rows = [{"step": s, "epoch": round(s / 40, 4)} for s in range(10, 40_001, 10)]
-    kept = results.thin(rows)
-    assert len(kept) == results.MAX_ROWS
+    kept = published_results.thin(rows)
+    assert len(kept) == published_results.MAX_ROWS
     assert (kept[0], kept[-1]) == (rows[0], rows[-1])
     steps = [row["step"] for row in kept]
     assert np.diff(steps).min() > 0
     assert np.diff(steps).max() < 500
     # All ends of epochs stay where they are few.
-    kept = results.thin(rows[:400])
+    kept = published_results.thin(rows[:400])
     assert {r["step"] for r in rows[:400] if r["epoch"] % 1 == 0} <= {r["step"] for r in kept}
-    assert results.thin(rows[:200]) == rows[:200]
+    assert published_results.thin(rows[:200]) == rows[:200]
 
 
 def seed_scores(run: Path) -> dict:

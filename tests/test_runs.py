@@ -6,8 +6,8 @@ import time
 import pytest
 from tiny_runs import copy, opened
 
-from scan_tf import runs
 from scan_tf.errors import StageError
+from scan_tf.pipeline.run_dir import STAGES, Run
 
 
 def test_evaluation_and_export_are_out_of_date_after_training(finished, tmp_path):
@@ -21,7 +21,7 @@ def test_evaluation_and_export_are_out_of_date_after_training(finished, tmp_path
     assert not work.is_done("export")
 
 
-def stop(work: runs.Run, error: type[BaseException]) -> None:
+def stop(work: Run, error: type[BaseException]) -> None:
     assert work.record("pretext")["status"] == "running"
     time.sleep(0.02)
     raise error
@@ -56,11 +56,11 @@ def test_another_config_may_follow_a_failure_but_not_a_checkpoint(finished, tmp_
 def test_seeds_differ_between_stages_and_runs(finished):
     def seeds(*overrides):
         work = opened(finished, *overrides)
-        return {stage: work.seed(stage) for stage in runs.STAGES}
+        return {stage: work.seed(stage) for stage in STAGES}
 
     mine, other, again = seeds(), seeds("seed=1"), seeds("clustering_seed=1")
-    assert len({*mine.values(), *other.values()}) == 2 * len(runs.STAGES)
-    assert {s for s in runs.STAGES if mine[s] != again[s]} == {"scan", "selflabel"}
+    assert len({*mine.values(), *other.values()}) == 2 * len(STAGES)
+    assert {s for s in STAGES if mine[s] != again[s]} == {"scan", "selflabel"}
     # They are int32 inside the graphs.
     assert all(0 <= seed < 2**31 for seed in (*mine.values(), *other.values()))
 

@@ -25,9 +25,11 @@ from tiny_runs import (
 )
 
 import scan_tf as package
-from scan_tf import neighbors, runs, stages
 from scan_tf.errors import StageError, TrainingError
-from scan_tf.train import read_metrics
+from scan_tf.features import neighbors
+from scan_tf.files import read_metrics
+from scan_tf.pipeline import stages
+from scan_tf.pipeline.run_dir import STAGES
 
 TRAIN = PER_CLASS["train"] * len(CLASSES)
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -44,7 +46,7 @@ def report(run: Path) -> dict:
 
 def test_every_stage_leaves_what_the_next_one_reads(finished):
     work = opened(finished)
-    for stage in runs.STAGES:
+    for stage in STAGES:
         assert work.is_done(stage)
         assert work.record(stage)["wall_time_s"] > 0
     mined = neighbors.load(finished / "neighbors" / "train.npz")

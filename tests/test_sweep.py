@@ -15,8 +15,10 @@ import tensorflow as tf
 from PIL import Image
 from tiny_runs import copy, opened, scan_tf, snapshot, weights, write_config, write_images
 
-from scan_tf import stages, sweep, tables, train
 from scan_tf.errors import TrainingError
+from scan_tf.experiments import sweep, tables
+from scan_tf.pipeline import stages
+from scan_tf.training.loop import Trainer
 
 # Heads on features that are computed once: the fastest clustering there is.
 FAST = ("scan.freeze_backbone=true", "scan.cached_views=1", "scan.epochs=3", "selflabel.epochs=1")
@@ -158,8 +160,8 @@ def test_an_interrupted_sweep_ends_with_the_same_table(swept, tmp_path, monkeypa
         return once_more(trainer, inputs)
 
     with monkeypatch.context() as patch:
-        once_more = train.Trainer.update
-        patch.setattr(train.Trainer, "update", update)
+        once_more = Trainer.update
+        patch.setattr(Trainer, "update", update)
         assert scan_tf("sweep", "--run-dir", run, *SWEEP) == 130
     assert "to go on" in capsys.readouterr().err
     assert len(updates) == 5

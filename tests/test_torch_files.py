@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from scan_tf import torch_files
 from scan_tf.errors import DataError, StageError
+from scan_tf.models import torch_files
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'scan-tf[torch]'")
 

@@ -22,10 +22,10 @@ from small_tasks import loader as cached_loader
 
 from scan_tf.config import OptimizerConfig, SelfLabelConfig
 from scan_tf.errors import Interrupted, StageError, TrainingError
-from scan_tf.heads import ClusterHeads
-from scan_tf.selflabel import SelfLabelTask
-from scan_tf.task import Task, View
-from scan_tf.train import read_metrics
+from scan_tf.files import read_metrics
+from scan_tf.methods.selflabel.confident import SelfLabelTask
+from scan_tf.methods.task import Task, View
+from scan_tf.models.heads import ClusterHeads
 
 TESTS = pathlib.Path(__file__).parent
 STEPS_PER_EPOCH, EPOCHS = 5, 4

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny_runs import opened, snapshot, write_config
 
-from scan_tf import variants
 from scan_tf.errors import ConfigError, StageError
+from scan_tf.experiments import variants
 
 
 @pytest.fixture

@@ -1,0 +1,83 @@
+"""Batched inference over a whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from scan_tf.augment.policies import Policy
+from scan_tf.data.image_set import ImageSet
+from scan_tf.data.images import normalise
+from scan_tf.methods.task import Task
+
+
+def embed(
+    network: Callable[[tf.Tensor], tf.Tensor],
+    images: ImageSet,
+    *,
+    policy: Policy | None = None,
+    seed: int = 0,
+    batch_size: int = 500,
+    jit: bool = False,
+    progress: str | None = None,
+) -> np.ndarray:
+    """Apply `network` to every image, in the order of the data set.
+
+    Args:
+        network: maps normalised images `[B, S, S, 3]` to a float tensor `[B, ...]`. It is compiled
+            here, unless it is a `tf.function`, which is then compiled once for many calls.
+        images: N images.
+        policy: augmentation to apply first; None: none.
+        seed: of the augmentation.
+        batch_size: images at a time; the last batch is filled up, so that one shape is compiled.
+        jit: compile with XLA.
+        progress: what to call the progress bar; None: no bar.
+
+    Returns:
+        float32 `[N, ...]`.
+    """
+
+    def forward(pixels: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+        scaled = tf.cast(pixels, tf.float32) / 255.0
+        if policy is not None:
+            scaled = policy(scaled, tf.stack([seed, start]))
+        return tf.cast(network(normalise(scaled, images.mean, images.std)), tf.float32)
+
+    if not isinstance(network, tf.types.experimental.PolymorphicFunction):
+        forward = tf.function(forward, jit_compile=jit)
+    count = len(images)
+    size = min(batch_size, count)
+    parts = []
+    starts = range(0, count, size)
+    for start in tqdm(starts, progress, unit="batch", disable=progress is None, leave=False):
+        rows = np.arange(start, start + size).clip(max=count - 1)
+        pixels = tf.convert_to_tensor(images.images[rows])
+        parts.append(forward(pixels, tf.constant(start, tf.int32)).numpy())
+    return np.concatenate(parts)[:count]
+
+
+def predict(task: Task, images: ImageSet, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Cluster probabilities and features of a task with a backbone and cluster heads.
+
+    Args:
+        task: has the networks "backbone" and "heads".
+        images: N images.
+        options: as for `embed`.
+
+    Returns:
+        probs: float32 `[H, N, C]`.
+        features: float32 `[N, D]`, the backbone's.
+    """
+    features = embed(lambda x: task.backbone(x, training=False), images, **options)
+    return head_probs(task, features), features
+
+
+def head_probs(task: Task, features: np.ndarray) -> np.ndarray:
+    """Cluster probabilities float32 `[H, N, C]` from features float32 `[N, D]`."""
+    heads = task.networks["heads"]
+    blocks = [features[i : i + 10_000] for i in range(0, len(features), 10_000)]
+    return np.concatenate([tf.nn.softmax(heads(b)).numpy() for b in blocks], axis=1)

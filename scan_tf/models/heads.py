@@ -1,0 +1,82 @@
+"""The heads on top of a backbone: projection for contrastive learning, logits for clusters.
+
+Both compute in float32 whatever the dtype of the backbone: their outputs go into exponentials.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from scan_tf.models.layers import Linear
+from scan_tf.models.resnet import ResNet
+
+
+class ProjectionHead(keras.Model):
+    """Linear -> ReLU -> Linear to unit vectors (SimCLR, section 2.1: g(h) = W2 ReLU(W1 h)).
+
+    Official configuration: 512 -> 512 -> 128 with biases and no BatchNorm.
+    """
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__(name="projection", dtype="float32")
+        self.hidden = Linear(hidden, name="hidden", dtype="float32")
+        self.out = Linear(dim, name="out", dtype="float32")
+
+    def build(self, input_shape: Any) -> None:
+        """Create the variables for features of shape (None, D)."""
+        self.hidden.build(input_shape)
+        self.out.build((None, self.hidden.units))
+
+    def call(self, features: tf.Tensor) -> tf.Tensor:
+        """Project features [B,D] to f32 [B,P] with rows of length 1."""
+        x = self.out(tf.nn.relu(self.hidden(features)))
+        # x / max(|x|, 1e-12); the square is bounded, not the root, whose gradient at 0 is NaN.
+        return x * tf.math.rsqrt(tf.maximum(tf.reduce_sum(x * x, -1, keepdims=True), 1e-24))
+
+
+class ClusterHeads(keras.Model):
+    """H independent linear classifiers on the same features (SCAN, section 2.2).
+
+    The stage keeps the one with the lowest label-free selection loss.
+    """
+
+    def __init__(self, num_heads: int, num_clusters: int):
+        super().__init__(name="cluster_heads", dtype="float32")
+        self.num_heads, self.num_clusters = num_heads, num_clusters
+        self.heads = [Linear(num_clusters, name=str(i), dtype="float32") for i in range(num_heads)]
+
+    def build(self, input_shape: Any) -> None:
+        """Create the variables for features of shape (None, D)."""
+        for head in self.heads:
+            head.build(input_shape)
+
+    def call(self, features: tf.Tensor) -> tf.Tensor:
+        """Logits f32 [H,B,C] of features [B,D], by one matrix product for all heads."""
+        kernels = tf.concat([tf.convert_to_tensor(head.kernel) for head in self.heads], axis=1)
+        biases = tf.concat([tf.convert_to_tensor(head.bias) for head in self.heads], axis=0)
+        logits = tf.matmul(features, kernels) + biases
+        apart = tf.reshape(logits, [-1, self.num_heads, self.num_clusters])
+        return tf.transpose(apart, [1, 0, 2])
+
+    def keep(self, head: int) -> ClusterHeads:
+        """A new ClusterHeads (H = 1) with a copy of head number `head`, from 0.
+
+        Raises:
+            IndexError: there is no such head.
+        """
+        source = self.heads[head]
+        kept = ClusterHeads(1, self.num_clusters)
+        kept.build((None, source.kernel.shape[0]))
+        for new, old in zip(kept.variables, source.variables, strict=True):
+            new.assign(old)
+        return kept
+
+
+def new_heads(backbone: ResNet, num_heads: int, num_clusters: int) -> ClusterHeads:
+    """H cluster heads for a backbone, with initial weights."""
+    heads = ClusterHeads(num_heads, num_clusters)
+    heads(tf.zeros([1, backbone.feature_dim]))
+    return heads

@@ -1,0 +1,71 @@
+"""How good the features of a pretext are while it trains: a curve to look at, no more than that.
+
+Source: official configuration, which scores a weighted kNN classifier after every epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from scan_tf.data.image_set import ImageSet
+from scan_tf.errors import StageError
+from scan_tf.evaluation.knn import knn_accuracy
+from scan_tf.features.embedding import embed
+from scan_tf.methods.task import Pretext
+from scan_tf.pipeline.run_dir import Run
+
+
+class KnnMonitor:
+    """Accuracy of the weighted kNN classifier every `pretext.knn_every` epochs and at the end.
+
+    The training images are the bank; the test images are classified, or where there are none the
+    training images, each without itself.
+
+    Args:
+        work: the run.
+        task: the pretext in training.
+
+    Raises:
+        StageError: the images have no labels.
+    """
+
+    def __init__(self, work: Run, task: Pretext):
+        self.work = work
+        self.record: dict[str, Any] = {}
+        self.bank = work.train_images
+        self.queries = work.images("test")
+        self.bank_labels = _labels(self.bank)
+        self.query_labels = _labels(self.queries or self.bank)
+        # Compiled once, not again after every epoch.
+        self._network = tf.function(task.embed, jit_compile=work.device.jit_step)
+
+    def __call__(self, epoch: int) -> dict[str, float]:
+        """`knn_acc` in 0..1, or nothing in the epochs between."""
+        config = self.work.config.pretext
+        if epoch % config.knn_every and epoch != config.epochs:
+            return {}
+        bank = self._embed(self.bank)
+        accuracy = knn_accuracy(
+            bank,
+            self.bank_labels,
+            bank if self.queries is None else self._embed(self.queries),
+            self.query_labels,
+            k=self.work.config.evaluate.knn_k,
+            num_classes=len(self.bank.class_names),
+            leave_one_out=self.queries is None,
+        )
+        return {"knn_acc": accuracy}
+
+    def _embed(self, images: ImageSet) -> np.ndarray:
+        return embed(self._network, images, **self.work.inference(None))
+
+
+def _labels(images: ImageSet) -> np.ndarray:
+    if images.labels is None:
+        raise StageError(
+            f"pretext.knn_every: needs labels, but '{images.name}' has none. Set it to 0."
+        )
+    return images.labels

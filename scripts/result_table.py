@@ -1,0 +1,185 @@
+"""The README's table of results, from the folder `results/` alone.
+
+Each folder that `publish.add` wrote gives a row and a note, and `results/published.json` the rows
+of the paper for the same data. Nothing in the table is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scan_tf.errors import DataError
+
+START, END = "<!-- results:start -->", "<!-- results:end -->"
+_MEASURED = ("pretext", "neighbors", "scan", "selflabel")  # evaluating is no part of the method
+_CLUSTERINGS = ("kmeans_features", "scan", "selflabel")
+_SCORES = ("acc", "nmi", "ari")
+_NAMES = {"cifar10": "CIFAR-10", "cifar20": "CIFAR-20", "stl10": "STL-10"}
+_DASH = "–"
+_HEADER = ("data", "config", "kNN", "purity", "k-means", "SCAN", "+ self-label", "minutes", "note")
+_LEGEND = (
+    "In percent: accuracy of the weighted kNN classifier on the pretext's features, share of the "
+    "nearest neighbours with the image's own label, and ACC / NMI / ARI after each clustering; "
+    "k-means runs on the pretext's features. ± is the deviation over the seeds that the note "
+    "names, for k-means without several pretexts over its restarts. Minutes are those of pretext, "
+    "neighbours, SCAN and self-label."
+)
+
+# Mean and deviation, in percent; no deviation: of one value.
+Score = tuple[float | None, float | None]
+
+
+def table(results: Path) -> str:
+    """The Markdown of all results: rows by data set, the paper's below ours, then the notes.
+
+    Args:
+        results: the folder of all results.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    folders = [path.parent for path in sorted(results.glob("*/environment.json"))]
+    entries = [_Entry(folder) for folder in folders]
+    published = _json(results / "published.json")
+    rows, notes = [_HEADER, ("---",) * len(_HEADER)], list[str]()
+    sources: dict[str, None] = {}
+    for data in dict.fromkeys(entry.report["data"] for entry in entries):
+        for entry in (e for e in entries if e.report["data"] == data):
+            notes.append(f"{len(notes) + 1}. {entry.note()}")
+            rows.append((*entry.cells(), f"[{len(notes)}]"))
+        for row in (p for p in published if p["data"] == data):
+            cells = [_published(row.get(k, {})) for k in ("kmeans", "scan", "selflabel")]
+            name = _NAMES.get(data, data)
+            rows.append((name, f"*{row['config']}*", _DASH, _DASH, *cells, _DASH, "*published*"))
+            sources[row["source"]] = None
+    legend = _LEGEND
+    if sources:
+        legend += f" *Published*: figures of the paper, for comparison ({'. '.join(sources)})."
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", legend, "", *notes])
+
+
+def update(readme: Path, results: Path) -> bool:
+    """Rewrite the part of a text between START and END; returns whether it changed.
+
+    Raises:
+        DataError: the markers are missing, or as for `table`.
+    """
+    before, after = _with_table(readme, results)
+    if before != after:
+        readme.write_text(after, encoding="utf-8")
+    return before != after
+
+
+def check(readme: Path, results: Path) -> None:
+    """Raise DataError unless the part between START and END is what `update` would write."""
+    before, after = _with_table(readme, results)
+    if before != after:
+        raise DataError(f"{readme}: is out of date. Run: python scripts/results.py table")
+
+
+class _Entry:
+    """One folder of results."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.report, self.environment = (
+            _json(folder / f"{name}.json") for name in ("report", "environment")
+        )
+        path = folder / "scores.json"
+        self.scores: dict[str, Any] = _json(path) if path.exists() else {}
+
+    def cells(self) -> list[str]:
+        """What a row says, less the number of its note."""
+        name = self.report["data"]
+        data = self.environment["data_note"] or _NAMES.get(name, name)
+        pretext = (self._cell("pretext", (m,)) for m in ("knn_acc", "neighbor_purity"))
+        clusterings = (self._cell(stage, _SCORES) for stage in _CLUSTERINGS)
+        minutes = sum(self._minutes().values())
+        name = self.folder.name[len("2026-01-01-") :]
+        link = f"[{name}]({self.folder.parent.name}/{self.folder.name})"
+        return [data, link, *pretext, *clusterings, f"{minutes:.0f}"]
+
+    def note(self) -> str:
+        """What a reader needs to judge and to repeat the row."""
+        report, environment = self.report, self.environment
+        parts = [
+            "; ".join(f"`{command}`" for command in environment["command"]),
+            f"{report['num_images']:,} images of the {report['split']} split",
+            self._seeds(),
+            f"epoch and head selected on: {report['selection']}",
+            self._matching(),
+            environment["hardware"],
+            f"TensorFlow {environment['versions']['tensorflow']}, {environment['dtype']}",
+            ", ".join(f"{stage} {m:.1f}" for stage, m in self._minutes().items()) + " minutes",
+            f"commit {environment['commit'][:7]}",
+            environment["date"],
+            environment["note"],
+        ]
+        return "; ".join(filter(None, parts)) + "."
+
+    def _matching(self) -> str:
+        """Named where it is not the one to one mapping of the paper."""
+        matching = self.report["scan"]["matching"]
+        return "" if matching in ("hungarian", None) else f"scored by {matching}".replace("_", " ")
+
+    def _seeds(self) -> str:
+        if not self.scores:
+            return f"seed {self.report['seed']}"
+        values = self.scores["scan"].get("acc", {}).get("values", self.scores["seeds"])
+        known = sum(value is not None for value in values)
+        count = f"{known}" if known == len(values) else f"{known} of {len(values)}"
+        return f"{self.scores['repeated']} repeated with {count} seeds"
+
+    def _minutes(self) -> dict[str, float]:
+        return {s: self.environment["wall_time_s"][s] / 60 for s in _MEASURED}
+
+    def _cell(self, part: str, measures: tuple[str, ...]) -> str:
+        return " / ".join(_text(self._score(part, measure)) for measure in measures)
+
+    def _score(self, part: str, measure: str) -> Score:
+        repeated = self.scores.get(part, {}).get(measure)
+        if repeated:
+            return _percent(repeated["mean"]), _percent(repeated["std"])
+        scores = self.report[part]
+        deviation = scores.get(f"{measure}_std") if measure == "acc" else None
+        return _percent(scores[measure]), _percent(deviation)
+
+
+def _published(scores: Mapping[str, Any]) -> str:
+    """A cell of the paper's figures: `[mean]` or `[mean, deviation]` of each score."""
+    if not scores:
+        return _DASH
+    pairs = ((*scores.get(measure, [None]), None)[:2] for measure in _SCORES)
+    return " / ".join(_text((mean, deviation)) for mean, deviation in pairs)
+
+
+def _text(score: Score) -> str:
+    mean, deviation = score
+    if mean is None:
+        return _DASH
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def _with_table(readme: Path, results: Path) -> tuple[str, str]:
+    """The text as it is, and as it should be."""
+    text = readme.read_text(encoding="utf-8")
+    head, start, rest = text.partition(START)
+    _, end, tail = rest.partition(END)
+    if not start or not end:
+        raise DataError(f"{readme}: expected a line '{START}' and, below it, '{END}'.")
+    return text, f"{head}{start}\n{table(results)}\n{end}{tail}"
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read or is damaged ({error}).") from error
