@@ -34,32 +34,32 @@ is TensorFlow loaded.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from scan_tf import lazy
 
 if TYPE_CHECKING:
     from scan_tf.config import Config
 
 __version__ = "0.1.0"
 
-# Public name -> where it is defined.
-_EXPORTS = {
-    "Config": "scan_tf.config:Config",
-    "ImageSet": "scan_tf.data.image_set:ImageSet",
-    "ResNet": "scan_tf.models.resnet:ResNet",
-    "ScanError": "scan_tf.errors:ScanError",
-    "cluster_scores": "scan_tf.evaluation.metrics:cluster_scores",
-    "load_data": "scan_tf.data.sources:load",
-    "mine": "scan_tf.features.neighbors:mine",
-    "nt_xent": "scan_tf.methods.losses:nt_xent",
-    "predict": "scan_tf.pipeline.prediction:predict",
-    "run": "scan_tf.pipeline.stages:run",
-    "scan_loss": "scan_tf.methods.losses:scan_loss",
+_PUBLIC = {
+    "Config": "config",
+    "ImageSet": "data.image_set",
+    "ResNet": "models.resnet",
+    "ScanError": "errors",
+    "cluster_scores": "evaluation.metrics",
+    "load_data": "data.sources:load",
+    "mine": "features.neighbors",
+    "nt_xent": "methods.losses",
+    "predict": "pipeline.prediction",
+    "run": "pipeline.stages",
+    "scan_loss": "methods.losses",
 }
-
-__all__ = ["__version__", "load_config", *_EXPORTS]
+__getattr__, __dir__, _names = lazy.names(__name__, _PUBLIC)
+__all__ = ["__version__", "load_config", *_names]
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -72,17 +72,3 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     from scan_tf.methods import catalog
 
     return config.load(path, overrides, pretext_config=catalog.config_class)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use (PEP 562)."""
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'scan_tf' has no attribute '{name}'")
-    module, _, attribute = _EXPORTS[name].partition(":")
-    value = getattr(importlib.import_module(module), attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -35,6 +35,15 @@ STAGES = {
     "evaluate": ("evaluate",),
     "export": (),
 }
+# What each does, as it is printed.
+TITLES = {
+    "pretext": "learning features without labels",
+    "neighbors": "finding the nearest neighbours of every training image",
+    "scan": "clustering: an image and its neighbours agree, and every cluster is used",
+    "selflabel": "confident predictions teach strongly augmented images",
+    "evaluate": "scores, pictures and the report",
+    "export": "writing the SavedModel, and checking that it computes the same",
+}
 # The evaluation's folder has a name of its own.
 _FOLDERS = {"evaluate": "eval"}
 # They tell of the last stage that was trained, so that training another makes them out of date.

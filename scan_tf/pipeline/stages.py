@@ -28,7 +28,7 @@ from scan_tf.models.resnet import ResNet
 from scan_tf.models.weights import load_weights, save_weights
 from scan_tf.pipeline import baselines, build, savedmodel
 from scan_tf.pipeline.monitor import KnnMonitor
-from scan_tf.pipeline.run_dir import STAGES, Run
+from scan_tf.pipeline.run_dir import STAGES, TITLES, Run
 from scan_tf.pipeline.selection import Selection, validation
 from scan_tf.training.loader import CachedLoader, Loader, Order, compiled
 from scan_tf.training.loop import Batches, EpochHook, Trainer
@@ -73,7 +73,7 @@ def run_stage(work: Run, stage: str) -> None:
         print(f"{stage}: done before, in {seconds:.0f} s; skipped.")
         return
     work.write_config()
-    print(f"{stage}: {_TITLES[stage]}")
+    print(f"{stage}: {TITLES[stage]}")
     with work.working(stage) as result:
         keras.utils.set_random_seed(work.seed(stage))
         result.update(_FUNCTIONS[stage](work))
@@ -200,14 +200,6 @@ def _export(work: Run) -> dict[str, Any]:
     return {"weights_of": stage, **checked}
 
 
-_TITLES = {
-    "pretext": "learning features without labels",
-    "neighbors": "finding the nearest neighbours of every training image",
-    "scan": "clustering: an image and its neighbours agree, and every cluster is used",
-    "selflabel": "confident predictions teach strongly augmented images",
-    "evaluate": "scores, pictures and the report",
-    "export": "writing the SavedModel, and checking that it computes the same",
-}
 _FUNCTIONS: Mapping[str, Callable[[Run], dict[str, Any]]] = {
     "pretext": _pretext,
     "neighbors": _neighbors,
