@@ -34,14 +34,7 @@ is TensorFlow loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from scan_tf import lazy
-
-if TYPE_CHECKING:
-    from scan_tf.config import Config
 
 __version__ = "0.1.0"
 
@@ -51,6 +44,7 @@ _PUBLIC = {
     "ResNet": "models.resnet",
     "ScanError": "errors",
     "cluster_scores": "evaluation.metrics",
+    "load_config": "config:load",
     "load_data": "data.sources:load",
     "mine": "features.neighbors",
     "nt_xent": "methods.losses",
@@ -59,16 +53,4 @@ _PUBLIC = {
     "scan_loss": "methods.losses",
 }
 __getattr__, __dir__, _names = lazy.names(__name__, _PUBLIC)
-__all__ = ["__version__", "load_config", *_names]
-
-
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read an experiment's YAML file; `overrides` are strings such as `scan.epochs=20`.
-
-    Raises:
-        ConfigError: the file is missing or no YAML, or a setting is bad.
-    """
-    from scan_tf import config
-    from scan_tf.methods import catalog
-
-    return config.load(path, overrides, pretext_config=catalog.config_class)
+__all__ = ["__version__", *_names]

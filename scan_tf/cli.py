@@ -235,7 +235,6 @@ def _repeat(arguments: argparse.Namespace) -> None:
 def _open(arguments: argparse.Namespace) -> Run:
     """The run that the arguments name; its own config where no other is given."""
     from scan_tf import config
-    from scan_tf.methods import catalog
     from scan_tf.pipeline.run_dir import Run
 
     path, root = arguments.config, arguments.run_dir
@@ -245,7 +244,7 @@ def _open(arguments: argparse.Namespace) -> Run:
         path = root / "config.yaml"
         if not path.exists():
             raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
-    settings = config.load(path, arguments.overrides, pretext_config=catalog.config_class)
+    settings = config.load(path, arguments.overrides)
     return Run(settings, root or Path("runs") / settings.name)
 
 

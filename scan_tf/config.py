@@ -4,23 +4,26 @@ Every setting of the program is a field of one of the sections below. `load` ref
 wrong types and values out of range, and names the dotted path, what was expected and what was
 received. Nothing is read from the environment.
 
-The pretext section depends on `pretext.name`; the caller passes a function that returns the
-section's class for a name (see `scan_tf.methods.catalog.config_class`), so that this module
-needs none of the packages above it.
+The sections `pretext`, `scan` and `selflabel` are the `Config` of the method that their `name`
+picks: a module in the folder of its kind below `scan_tf/methods/`, or any other by a dotted name.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from scan_tf.errors import ConfigError
-from scan_tf.schema import Section, did_you_mean, read_yaml, setting, show
+from scan_tf.schema import Section, chosen, did_you_mean, find_module, read_yaml, setting, show
+
+_log = logging.getLogger(__name__)
+_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +42,18 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The backbone and the projection head (reference: SCAN, ResNet-18, 512 -> 128)."""
 
-    backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50"] = "resnet18"
+    # One of _RESNETS, or the dotted name of a module with a function `build` like theirs.
+    backbone: str = "resnet18"
     stem: Literal["cifar", "strided", "stl", "imagenet"] = "cifar"
     width: int = setting(64, low=1, high=512)
     projection_dim: int = setting(128, low=2, high=4096)
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        if "." not in self.backbone and self.backbone not in _RESNETS:
+            hint = did_you_mean(self.backbone, _RESNETS)
+            raise ConfigError(f"backbone: {show(self.backbone)} is not a choice. {hint}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +110,7 @@ class TrainConfig(Section):
 class PretextConfig(TrainConfig):
     """What every pretext has; each file in `scan_tf/methods/pretext/` adds its own fields."""
 
-    name: str = "simclr"
+    name: str = ""
     # Score the features by kNN every so many epochs, for the curves alone; 0: never.
     knn_every: int = setting(0, low=0)
 
@@ -122,13 +133,13 @@ class NeighborsConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class ScanConfig(TrainConfig):
-    """The clustering stage (SCAN, section 2.2, equation 2)."""
+    """What every clustering has; each file in `scan_tf/methods/clustering/` adds its own fields."""
 
+    name: str = ""
     epochs: int = setting(50, low=1)
     # None: the number of classes, where the data set knows it.
     num_clusters: int | None = setting(None, low=2)
     num_heads: int = setting(1, low=1)
-    entropy_weight: float = setting(5.0, low=0)
     augmentation: Literal["strong", "simclr", "weak", "none"] = "strong"
     # Train the heads only; the backbone stays in inference mode, without gradient.
     freeze_backbone: bool = False
@@ -144,15 +155,12 @@ class ScanConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SelfLabelConfig(TrainConfig):
-    """Self-labelling (SCAN, section 2.3)."""
+    """What every last stage has; each file in `scan_tf/methods/selflabel/` adds its own fields."""
 
+    name: str = ""
     epochs: int = setting(200, low=1)
     batch_size: int = setting(1000, low=2)
-    threshold: float = setting(0.99, low=0, high=1)
-    balanced: bool = True
     augmentation: Literal["strong", "simclr", "weak", "none"] = "strong"
-    # Decay of the moving average of the weights that is kept in the end; 0: off.
-    ema: float = setting(0.0, low=0, high=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,46 +205,38 @@ class Config(Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
-    pretext: PretextConfig = PretextConfig()
+    pretext: PretextConfig = chosen("scan_tf.methods.pretext", "simclr")
     neighbors: NeighborsConfig = NeighborsConfig()
-    scan: ScanConfig = ScanConfig()
-    selflabel: SelfLabelConfig = SelfLabelConfig()
+    scan: ScanConfig = chosen("scan_tf.methods.clustering", "scan")
+    selflabel: SelfLabelConfig = chosen("scan_tf.methods.selflabel", "confident")
     evaluate: EvaluateConfig = EvaluateConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
 
-def load(
-    path: str | Path,
-    overrides: Iterable[str] = (),
-    *,
-    pretext_config: Callable[[str], type[PretextConfig]],
-) -> Config:
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file and apply `key.path=value` overrides.
+
+    Where an override picks another method than the file, such as `pretext.name=rotnet`, the file's
+    settings that only the replaced method knows are left out, and named in a warning.
 
     Args:
         path: the YAML file; it holds only what departs from the defaults.
         overrides: strings such as `scan.epochs=20`; the value is read as YAML.
-        pretext_config: gives the class of the pretext section for a `pretext.name`.
 
     Raises:
         ConfigError: the file is missing or no YAML, or a setting is bad.
     """
     tree = read_yaml(Path(path))
-    for text in overrides:
-        _apply_override(tree, text)
-    return from_dict(tree, pretext_config=pretext_config)
+    changes = [_parse_override(text) for text in overrides]
+    _leave_out_replaced(tree, changes)
+    for keys, value, text in changes:
+        _apply_override(tree, keys, value, text)
+    return from_dict(tree)
 
 
-def from_dict(
-    tree: Mapping[str, Any], *, pretext_config: Callable[[str], type[PretextConfig]]
-) -> Config:
+def from_dict(tree: Mapping[str, Any]) -> Config:
     """Build a Config from nested mappings. Raises ConfigError as `load` does."""
-    pretext = _expand_name(tree.get("pretext", {}))
-    name = pretext.get("name", PretextConfig.name) if isinstance(pretext, Mapping) else None
-    if isinstance(pretext, Mapping) and not isinstance(name, str):
-        raise ConfigError(f"pretext.name: expected a string, got {show(name)}.")
-    special = {"pretext": pretext_config(name)} if isinstance(name, str) else {}
-    return typing.cast(Config, _build(Config, tree, "", special))
+    return typing.cast(Config, _build(Config, tree, ""))
 
 
 def to_dict(section: Any) -> Any:
@@ -251,21 +251,49 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def _apply_override(tree: dict[str, Any], text: str) -> None:
+def _parse_override(text: str) -> tuple[list[str], Any, str]:
+    """The keys and the value of `key.path=value`, and the text itself."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override '{text}': expected key=value, such as scan.epochs=20.")
     try:
-        value = yaml.safe_load(raw)
+        return key.strip().split("."), yaml.safe_load(raw), text
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{text}': the value is not valid YAML: {error}") from error
-    *sections, leaf = key.strip().split(".")
+
+
+def _leave_out_replaced(tree: dict[str, Any], changes: list[tuple[list[str], Any, str]]) -> None:
+    """Take from the tree what only the methods know that the overrides replace by others."""
+    for field in dataclasses.fields(Config):
+        section = _expand_name(tree.get(field.name) or {})
+        names = [v for keys, v, _ in changes if keys in ([field.name], [field.name, "name"])]
+        if "package" not in field.metadata or not names or not isinstance(section, Mapping):
+            continue
+        before, after = section.get("name", field.metadata["default"]), names[-1]
+        if before == after or not (isinstance(before, str) and isinstance(after, str)):
+            continue
+        old, new = (_fields(_method_config(field, n)) for n in (before, after))
+        left_out = [key for key in section if key in old.keys() - new.keys()]
+        tree[field.name] = {k: v for k, v in section.items() if k not in left_out}
+        if left_out:
+            _log.warning(
+                "%s.name=%s in place of %s: left out %s, which only %s has.",
+                *(field.name, after, before, ", ".join(left_out), before),
+            )
+
+
+def _apply_override(tree: dict[str, Any], keys: list[str], value: Any, text: str) -> None:
+    *sections, leaf = keys
     for section in sections:
         inner = _expand_name(tree.get(section) or {})
         if not isinstance(inner, Mapping):
             raise ConfigError(f"override '{text}': {section} is {show(inner)}, not a section.")
         tree[section] = tree = dict(inner)
-    tree[leaf] = value
+    # A section given by its name alone, `pretext=rotnet`, keeps its other settings.
+    if isinstance(tree.get(leaf), Mapping) and isinstance(value, str):
+        tree[leaf] = {**tree[leaf], **_expand_name(value)}
+    else:
+        tree[leaf] = value
 
 
 def _expand_name(value: Any) -> Any:
@@ -273,34 +301,49 @@ def _expand_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _build(cls: type, tree: Any, path: str, special: Mapping[str, type]) -> Any:
+def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls)}
+
+
+def _method_config(field: dataclasses.Field[Any], name: Any) -> type[Section]:
+    """The class of a section that a method's name picks."""
+    if not isinstance(name, str):
+        raise ConfigError(f"{field.name}.name: expected a string, got {show(name)}.")
+    module = find_module(field.metadata["package"], name, f"{field.name}.name")
+    base = typing.get_type_hints(Config)[field.name]
+    kind = getattr(module, "Config", None)
+    if not (isinstance(kind, type) and issubclass(kind, base) and hasattr(module, "Method")):
+        raise ConfigError(
+            f"{field.name}.name: '{name}' is no method: expected a module with a class Config that "
+            f"extends {base.__name__}, and a class Method."
+        )
+    return kind
+
+
+def _build(cls: type, tree: Any, path: str) -> Any:
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{path or 'config'}: expected a mapping, got {show(tree)}.")
-    hints = typing.get_type_hints(cls)
+    hints, fields = typing.get_type_hints(cls), _fields(cls)
     values: dict[str, Any] = {}
     for key, value in tree.items():
         where = f"{path}.{key}" if path else str(key)
         if key not in hints:
             raise ConfigError(f"unknown key '{where}'. {did_you_mean(str(key), hints)}")
-        kind = special.get(key, hints[key])
-        if dataclasses.is_dataclass(kind):
-            if "name" in typing.get_type_hints(kind):
-                value = _expand_name(value)
-            # A section that is given in part keeps the other defaults of its owner.
-            default = _default(cls, key, kind)
-            given = _build(typing.cast(type, kind), value, where, {})
-            changed = {k: getattr(given, k) for k in value}
-            values[key] = dataclasses.replace(default, **changed)
-        else:
+        if not dataclasses.is_dataclass(hints[key]):
             values[key] = value
-    for key in special.keys() - values.keys():
-        values[key] = special[key]()
+            continue
+        if "name" in typing.get_type_hints(hints[key]):
+            value = _expand_name(value)
+        if "package" in fields[key].metadata and isinstance(value, Mapping):
+            kind = _method_config(fields[key], value.get("name", fields[key].metadata["default"]))
+        else:
+            kind = hints[key]
+        # A section that is given in part keeps the other defaults of its owner.
+        given = _build(kind, value, where)
+        default = getattr(cls, key, None)
+        default = default if type(default) is kind else kind()
+        values[key] = dataclasses.replace(default, **{k: getattr(given, k) for k in value})
     try:
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(f"{path}.{error}" if path else str(error)) from None
-
-
-def _default(cls: type, key: str, kind: Any) -> Any:
-    default = getattr(cls, key)
-    return default if type(default) is kind else kind()

@@ -1,11 +1,34 @@
-"""Names of a package that are imported when they are first used (PEP 562)."""
+"""What is imported when it is first used: names of a package (PEP 562), and TensorFlow itself.
+
+The modules of methods take `tf` and `keras` from here, so that the settings of a method can be read
+and checked without loading TensorFlow.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["keras", "names", "tf"]
+
+
+class _Module:
+    """Stands for a module until one of its attributes is used."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+else:
+    keras, tf = _Module("keras"), _Module("tensorflow")
 
 
 def names(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import math
+import pkgutil
 import re
 import types
 import typing
@@ -23,6 +25,45 @@ def setting(
     """A dataclass field with a range: `low` and `high` are inclusive, `above` is exclusive."""
     bounds = {"low": low, "high": high, "above": above}
     return dataclasses.field(default=default, metadata=bounds)
+
+
+def chosen(package: str, default: str) -> Any:
+    """A dataclass field whose section is the `Config` of the method that its `name` picks.
+
+    Args:
+        package: dotted name of the package that holds a module for every method.
+        default: the method where none is named.
+    """
+    return dataclasses.field(
+        default_factory=lambda: find_module(package, default, "name").Config(),
+        metadata={"package": package, "default": default},
+    )
+
+
+def modules_of(package: str) -> list[str]:
+    """Names of the modules in a package, sorted; none of them is imported."""
+    path = importlib.import_module(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(path))
+
+
+def find_module(package: str, name: str, key: str) -> types.ModuleType:
+    """A module by the name in a config: one of `package`, or a dotted name of somebody else's.
+
+    Raises:
+        ConfigError: there is none, or it cannot be imported; the message begins with `key`.
+    """
+    known = modules_of(package)
+    if name in known:
+        return importlib.import_module(f"{package}.{name}")
+    if "." not in name:
+        raise ConfigError(f"{key}: unknown '{name}'. {did_you_mean(name, known)}")
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"{key}: '{name}' cannot be imported ({error}). Expected the dotted name of a module "
+            f"that Python finds, or one of: {', '.join(known)}."
+        ) from error
 
 
 class Section:

@@ -38,11 +38,10 @@ SIZES: dict[str, list[int]] = {
 def whole_run(config: str, overrides: Sequence[str]) -> bench.Run:
     """All stages in a new run directory; seconds by stage and by part of the evaluation."""
     from scan_tf.config import load
-    from scan_tf.methods import catalog
     from scan_tf.pipeline import stages
     from scan_tf.pipeline.run_dir import STAGES, Run
 
-    settings = load(Path(config), list(overrides), pretext_config=catalog.config_class)
+    settings = load(Path(config), list(overrides))
 
     def run() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +136,7 @@ def head_epoch(
     import tensorflow as tf
 
     from scan_tf import config, machine
-    from scan_tf.methods.clustering.scan import ScanTask
+    from scan_tf.methods.clustering import scan
     from scan_tf.models import resnet
     from scan_tf.models.heads import ClusterHeads
     from scan_tf.training.loader import CachedLoader, Order
@@ -150,8 +149,8 @@ def head_epoch(
         config.ModelConfig("resnet10", width=64), image_size=8, dtype="float32"
     )
     network(tf.zeros([1, backbone.feature_dim]))
-    settings = config.ScanConfig(freeze_backbone=True, batch_size=batch, epochs=10**6)
-    task = ScanTask(settings, backbone, network, cached=True)
+    settings = scan.Config(freeze_backbone=True, batch_size=batch, epochs=10**6)
+    task = scan.Method(settings, backbone, network, cached=True)
     neighbors = random.integers(0, images, (images, 21), np.int32)
     order = Order(images, batch, seed=0, neighbors=neighbors)
     features = random.standard_normal((1, images, backbone.feature_dim), np.float32)

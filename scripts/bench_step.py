@@ -50,10 +50,12 @@ def scan_tf_step(
     count = max(COUNT, batch) if stage != "inference" else batch
     pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
     images = ImageSet("made up", "train", pixels, None, (), (0.5,) * 3, (0.25,) * 3, None)
-    backbone = resnet.build(ModelConfig(**model), image_size=size, dtype=dtype)
+    backbone = resnet.build(
+        ModelConfig(**model), image_size=size, dtype=dtype, mean=images.mean, std=images.std
+    )
     flop = batch * PASSES[stage] * forward_flop(backbone, size)
     if stage == "inference":
-        network = tf.function(lambda x: backbone(x, training=False), jit_compile=jit)
+        network = tf.function(backbone.embed, jit_compile=jit)
 
         def infer() -> dict[str, float]:
             embed(network, images, batch_size=batch)
@@ -76,8 +78,8 @@ def training(stage: str, backbone: Any, images: Any, batch: int, where: Any) -> 
 
     from scan_tf import config
     from scan_tf.methods import catalog
-    from scan_tf.methods.clustering.scan import ScanTask
-    from scan_tf.methods.selflabel.confident import SelfLabelTask
+    from scan_tf.methods.clustering import scan
+    from scan_tf.methods.selflabel import confident
     from scan_tf.models.heads import ClusterHeads
     from scan_tf.training.loader import Loader, Order
     from scan_tf.training.loop import Trainer
@@ -86,23 +88,24 @@ def training(stage: str, backbone: Any, images: Any, batch: int, where: Any) -> 
     heads.build((None, backbone.feature_dim))
     settings: Any
     if stage == "simclr":
-        settings = catalog.config_class("simclr")(batch_size=batch)
-        task = catalog.method_class("simclr")(
+        settings = catalog.config_class("pretext", "simclr")(batch_size=batch)
+        task = catalog.method_class("pretext", "simclr")(
             settings, backbone, projection_dim=128, num_images=len(images)
         )
     elif stage == "scan":
-        settings = config.ScanConfig(batch_size=batch)
-        task = ScanTask(settings, backbone, heads)
+        settings = scan.Config(batch_size=batch)
+        task = scan.Method(settings, backbone, heads)
     else:
         # An untrained network is sure of nothing; every image is to count.
-        settings = config.SelfLabelConfig(batch_size=batch, threshold=0.0)
-        task = SelfLabelTask(settings, backbone, heads)
+        settings = confident.Config(batch_size=batch, threshold=0.0)
+        task = confident.Method(settings, backbone, heads)
     neighbors = np.random.default_rng(1).integers(0, len(images), (len(images), 21), np.int32)
     runtime = config.RuntimeConfig(progress=False, tensorboard=False)
     loader = Loader(
         images,
         task.views,
         Order(len(images), batch, seed=0, neighbors=neighbors),
+        normalise=task.normalise,
         augment_config=config.AugmentConfig(),
         runtime=runtime,
         device=where,

@@ -18,15 +18,13 @@ from scan_tf.config import (
     ModelConfig,
     OptimizerConfig,
     RuntimeConfig,
-    ScanConfig,
-    SelfLabelConfig,
     TrainConfig,
 )
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from scan_tf.machine import Device
 from scan_tf.methods import catalog
-from scan_tf.methods.clustering.scan import ScanTask
-from scan_tf.methods.selflabel.confident import SelfLabelTask
+from scan_tf.methods.clustering import scan
+from scan_tf.methods.selflabel import confident
 from scan_tf.methods.task import Task
 from scan_tf.models import resnet
 from scan_tf.models.heads import ClusterHeads
@@ -46,22 +44,24 @@ def images(count: int = COUNT, seed: int = 0, split: str = "train") -> ImageSet:
 
 
 def backbone(dtype: str = "float32") -> resnet.ResNet:
-    return resnet.build(ModelConfig("resnet10", width=4), image_size=SIZE, dtype=dtype)
+    how = {"image_size": SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return resnet.build(ModelConfig("resnet10", width=4), dtype=dtype, **how)
 
 
 def make(name: str, dtype: str = "float32") -> Task:
     network = backbone(dtype)
     if name in catalog.available():
-        config = catalog.config_class(name)()
-        return catalog.method_class(name)(config, network, projection_dim=8, num_images=COUNT)
+        config = catalog.config_class("pretext", "pretext", name)()
+        method = catalog.method_class("pretext", "pretext", name)
+        return method(config, network, projection_dim=8, num_images=COUNT)
     heads = ClusterHeads(3 if name == "scan_heads" else 1, CLUSTERS)
     heads.build((None, network.feature_dim))
     if name == "selflabel":
         # New networks are not sure of anything; a third is more than any cluster's even share.
-        return SelfLabelTask(SelfLabelConfig(threshold=0.3, ema=0.9), network, heads)
+        return confident.Method(confident.Config(threshold=0.3, ema=0.9), network, heads)
     frozen = name in ("scan_frozen", "scan_cached")
-    config = ScanConfig(freeze_backbone=frozen)
-    return ScanTask(config, network, heads, cached=name == "scan_cached")
+    config = scan.Config(freeze_backbone=frozen)
+    return scan.Method(config, network, heads, cached=name == "scan_cached")
 
 
 def loader(
@@ -77,6 +77,7 @@ def loader(
         images(),
         task.views,
         order,
+        normalise=task.normalise,
         augment_config=AugmentConfig(),
         runtime=dataclasses.replace(QUIET, **runtime),
         device=device,

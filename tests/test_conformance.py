@@ -180,11 +180,11 @@ def test_embed_gives_unit_rows_in_inference_mode(name):
 
 @every_pretext
 def test_its_section_loads_from_nothing(name):
-    section = config.from_dict({"pretext": name}, pretext_config=catalog.config_class).pretext
-    assert section == catalog.config_class(name)()
+    section = config.from_dict({"pretext": name}).pretext
+    assert section == catalog.config_class("pretext", name)()
     assert section.name == name
     assert isinstance(section, PretextConfig)
-    assert issubclass(catalog.method_class(name), Pretext)
+    assert issubclass(catalog.method_class("pretext", name), Pretext)
 
 
 def test_a_new_file_is_found(monkeypatch, tmp_path):
@@ -203,9 +203,9 @@ def test_a_new_file_is_found(monkeypatch, tmp_path):
     monkeypatch.delitem(__import__("sys").modules, "scan_tf.methods.pretext.shuffle", raising=False)
     assert catalog.available() == sorted([*PRETEXTS, "shuffle"])
     tree = {"pretext": {"name": "shuffle", "tiles": 4}}
-    section = config.from_dict(tree, pretext_config=catalog.config_class).pretext
+    section = config.from_dict(tree).pretext
     assert (type(section).__name__, section.tiles) == ("Config", 4)
-    assert catalog.method_class("shuffle") is catalog.method_class("rotnet")
+    assert catalog.method_class("pretext", "shuffle") is catalog.method_class("pretext", "rotnet")
 
 
 def test_an_unknown_pretext_names_the_nearest():

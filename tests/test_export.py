@@ -75,7 +75,7 @@ def make(kind: str, dtype: str) -> tuple[ResNet, ClusterHeads]:
 
 
 def save(directory: Path, backbone: ResNet, heads: ClusterHeads) -> None:
-    savedmodel.save(directory, backbone, heads, image_size=SIZE, mean=MEAN, std=STD)
+    savedmodel.save(directory, backbone, heads)
 
 
 def serve(directory: Path, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -194,7 +194,7 @@ def test_a_network_trained_in_bfloat16_is_served_in_float32(tmp_path, rng, kind)
     error = np.abs(half - expected["features"]).max()
     assert error > 10 * np.abs(out["features"] - expected["features"]).max()
 
-    report = savedmodel.check(tmp_path / "export", backbone, heads, images, MEAN, STD)
+    report = savedmodel.check(tmp_path / "export", backbone, heads, images)
     assert report["images"] == 4
     assert report["agreement"] == 1.0
     assert report["max_difference"] < 1e-5
@@ -207,7 +207,7 @@ def test_check_refuses_other_weights(run_dir, networks, rng) -> None:
     other.build((None, backbone.feature_dim))
     other.heads[0].kernel.assign(-np.asarray(heads.heads[0].kernel))
     with pytest.raises(StageError, match="of 8 images into another cluster"):
-        savedmodel.check(run_dir / "export", backbone, other, images, MEAN, STD)
+        savedmodel.check(run_dir / "export", backbone, other, images)
 
 
 def test_check_refuses_nan(tmp_path, rng) -> None:
@@ -216,7 +216,7 @@ def test_check_refuses_nan(tmp_path, rng) -> None:
     save(tmp_path / "export", backbone, heads)
     images = rng.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
     with pytest.raises(StageError, match="nan"):
-        savedmodel.check(tmp_path / "export", backbone, heads, images, MEAN, STD)
+        savedmodel.check(tmp_path / "export", backbone, heads, images)
 
 
 def test_model_json_holds_what_a_user_needs_to_know(run_dir) -> None:

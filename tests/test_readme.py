@@ -27,16 +27,16 @@ def barlow(tmp_path, monkeypatch):
 def test_example_pretext_is_found_typed_and_trains(barlow):
     assert "barlow" in catalog.available()
     settings = config.from_dict(
-        {"pretext": {"name": "barlow", "redundancy": 0.01}}, pretext_config=catalog.config_class
+        {"pretext": {"name": "barlow", "redundancy": 0.01}}
     )
     assert settings.pretext.redundancy == 0.01
     with pytest.raises(config.ConfigError, match="pretext.redundancy"):
         config.from_dict(
-            {"pretext": {"name": "barlow", "redundancy": "x"}}, pretext_config=catalog.config_class
+            {"pretext": {"name": "barlow", "redundancy": "x"}}
         )
     model = config.ModelConfig("resnet10", width=4)
     backbone = resnet.build(model, dtype="float32", image_size=16)
-    task = catalog.method_class("barlow")(
+    task = catalog.method_class("pretext", "barlow")(
         settings.pretext, backbone, projection_dim=8, num_images=16
     )
     views = np.random.default_rng(0).normal(size=(2, 16, 16, 16, 3)).astype(np.float32)

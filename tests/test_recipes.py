@@ -14,8 +14,8 @@ from scan_tf.config import ModelConfig
 from scan_tf.data import sources
 from scan_tf.features import neighbors
 from scan_tf.methods import catalog
-from scan_tf.methods.clustering.scan import ScanTask
-from scan_tf.methods.selflabel.confident import SelfLabelTask
+from scan_tf.methods.clustering import scan
+from scan_tf.methods.selflabel import confident
 from scan_tf.models.heads import ClusterHeads
 from scan_tf.models.resnet import build
 from scan_tf.training.loader import Order
@@ -45,7 +45,7 @@ PUBLISHED = {
 
 def load(name):
     path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.yaml"
-    return config.load(path, pretext_config=catalog.config_class)
+    return config.load(path)
 
 
 def differences(section, expected):
@@ -56,7 +56,7 @@ def differences(section, expected):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_a_config_loads_and_says_how_to_run_it(path):
-    settings = config.load(path, pretext_config=catalog.config_class)
+    settings = config.load(path)
     assert settings.name == path.stem
     assert settings.data.name in sources.available()
     assert f"scan-tf run --config configs/{path.name}" in path.read_text(encoding="utf-8")
@@ -142,11 +142,11 @@ def test_l2_decays_every_parameter(seeded, stage):
     heads(tf.zeros([1, backbone.feature_dim]))
     settings = load("cifar10_simclr")
     task = {
-        "pretext": lambda: catalog.method_class("simclr")(
+        "pretext": lambda: catalog.method_class("pretext", "simclr")(
             settings.pretext, backbone, projection_dim=8, num_images=8
         ),
-        "scan": lambda: ScanTask(settings.scan, backbone, heads),
-        "selflabel": lambda: SelfLabelTask(settings.selflabel, backbone, heads),
+        "scan": lambda: scan.Method(settings.scan, backbone, heads),
+        "selflabel": lambda: confident.Method(settings.selflabel, backbone, heads),
     }[stage]()
     variables = task.trainable_variables
     kinds = {v.path.rpartition("/")[2] for v in variables}

@@ -20,10 +20,10 @@ from small_tasks import PLAIN, QUIET, Given, make, trainer, values
 from small_tasks import batch as batch_of
 from small_tasks import loader as cached_loader
 
-from scan_tf.config import OptimizerConfig, SelfLabelConfig
+from scan_tf.config import OptimizerConfig
 from scan_tf.errors import Interrupted, StageError, TrainingError
 from scan_tf.files import read_metrics
-from scan_tf.methods.selflabel.confident import SelfLabelTask
+from scan_tf.methods.selflabel import confident
 from scan_tf.methods.task import Task, View
 from scan_tf.models.heads import ClusterHeads
 
@@ -407,7 +407,7 @@ def test_what_follows_the_update_sees_the_new_weights(tmp_path):
 
 def selflabel(**settings):
     task = make("selflabel")
-    return SelfLabelTask(SelfLabelConfig(**settings), task.backbone, task.heads)
+    return confident.Method(confident.Config(**settings), task.backbone, task.heads)
 
 
 def test_selflabel_without_a_confident_image_changes_nothing_that_is_trained(tmp_path, seeded):

@@ -62,12 +62,11 @@ def own_handler() -> Iterator[None]:
 def write_config(path: Path, images: Path, *overrides: str) -> Path:
     """CONFIG for the images of a folder, as YAML; `overrides` as on the command line."""
     from scan_tf import config
-    from scan_tf.methods import catalog
 
     tree = CONFIG | {"data": CONFIG["data"] | {"path": str(images)}}
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     if overrides:
-        changed = config.load(path, overrides, pretext_config=catalog.config_class)
+        changed = config.load(path, overrides)
         path.write_text(config.dump(changed), encoding="utf-8")
     return path
 
@@ -102,11 +101,10 @@ def copy(run: Path, target: Path, *, without: str | None = None) -> Path:
 def opened(run: Path, *overrides: str) -> Any:
     """The `Run` of a run directory."""
     from scan_tf import config
-    from scan_tf.methods import catalog
     from scan_tf.pipeline.run_dir import Run
 
     path = run / "config.yaml"
-    return Run(config.load(path, overrides, pretext_config=catalog.config_class), run)
+    return Run(config.load(path, overrides), run)
 
 
 def weights(run: Path, stage: str) -> dict[str, np.ndarray]:

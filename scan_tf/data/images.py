@@ -146,8 +146,3 @@ def _to_rgb(image: Any) -> Any:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
-
-
-def normalise(images: Any, mean: Any, std: Any) -> Any:
-    """(images - mean) / std per channel; float32 `[B, S, S, 3]`, images in 0..1."""
-    return (images - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)

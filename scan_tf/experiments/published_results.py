@@ -113,10 +113,9 @@ def _evenly(items: Sequence[int], count: int) -> list[int]:
 
 def _finished(root: Path) -> Run:
     from scan_tf import config
-    from scan_tf.methods import catalog
     from scan_tf.pipeline.run_dir import Run
 
-    settings = config.load(root / "config.yaml", pretext_config=catalog.config_class)
+    settings = config.load(root / "config.yaml")
     work = Run(settings, root)
     for stage in _STAGES:
         work.require(stage)

@@ -20,15 +20,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from scan_tf import __version__, config, files, machine
+from scan_tf import __version__, config, files, machine, models
 from scan_tf.data import sources
 from scan_tf.data.image_set import Split
 from scan_tf.errors import DataError, StageError
 from scan_tf.evaluation import metrics, report
 from scan_tf.features.embedding import embed
-from scan_tf.models import resnet
+from scan_tf.models.backbone import Backbone
 from scan_tf.models.heads import ClusterHeads, new_heads
-from scan_tf.models.resnet import ResNet
 from scan_tf.pipeline import build
 from scan_tf.pipeline.run_dir import Run
 
@@ -46,14 +45,14 @@ class Classifier(keras.Model):
         heads: one head, H = 1; built.
     """
 
-    def __init__(self, backbone: ResNet, heads: ClusterHeads):
+    def __init__(self, backbone: Backbone, heads: ClusterHeads):
         super().__init__(name="classifier")
         self.backbone, self.heads = backbone, heads
         self.built = True
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Cluster probabilities f32 [B,C] of normalised images [B,S,S,3]."""
-        return tf.nn.softmax(self.heads(self.backbone(images, training=False))[0])
+        """Cluster probabilities f32 [B,C] of images f32 [B,S,S,3] in 0..1."""
+        return tf.nn.softmax(self.heads(self.backbone.embed(images))[0])
 
 
 def save(work: Run, path: Path) -> dict[str, Any]:
@@ -83,8 +82,8 @@ def save(work: Run, path: Path) -> dict[str, Any]:
         "model": config.to_dict(work.config.model),
         "data": config.to_dict(work.config.data) | {"path": None},
         "image_size": images.image_size,
-        "mean": list(images.mean),
-        "std": list(images.std),
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
         "num_clusters": heads.num_clusters,
         "class_names": list(images.class_names),
         "class_of_cluster": scores[stage]["mapping"],
@@ -125,7 +124,8 @@ def load(path: Path, *, dtype: str = "float32") -> tuple[Classifier, dict[str, A
     facts = _facts(path)
     try:
         model = config.ModelConfig(**facts["model"])
-        backbone = resnet.build(model, dtype=dtype, image_size=facts["image_size"])
+        known = {key: facts[key] for key in ("image_size", "mean", "std")}
+        backbone = models.build(model, dtype=dtype, **known)
         heads = new_heads(backbone, 1, facts["num_clusters"])
         classifier = Classifier(backbone, heads)
         for variable in classifier.variables:

@@ -20,7 +20,6 @@ import yaml
 from scan_tf import config, files
 from scan_tf.data.image_set import ImageSet, Split
 from scan_tf.errors import ConfigError, StageError
-from scan_tf.methods import catalog
 from scan_tf.pipeline.run_dir import STAGES, Run
 
 # The stages that a variant has of its own; the sections of the same names are what may vary.
@@ -217,7 +216,7 @@ def _changed(settings: config.Config, changes: Mapping[str, Any]) -> config.Conf
             if not isinstance(inner, dict):
                 raise ConfigError(f"{key}: {section} is a setting, not a section.")
         inner[leaf] = value
-    return config.from_dict(tree, pretext_config=catalog.config_class)
+    return config.from_dict(tree)
 
 
 def _value(settings: config.Config, key: str, given: Any) -> Any:

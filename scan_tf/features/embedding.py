@@ -11,8 +11,6 @@ from tqdm import tqdm
 
 from scan_tf.augment.policies import Policy
 from scan_tf.data.image_set import ImageSet
-from scan_tf.data.images import normalise
-from scan_tf.methods.task import Task
 
 
 def embed(
@@ -28,7 +26,7 @@ def embed(
     """Apply `network` to every image, in the order of the data set.
 
     Args:
-        network: maps normalised images `[B, S, S, 3]` to a float tensor `[B, ...]`. It is compiled
+        network: maps images f32 `[B, S, S, 3]` in 0..1 to a float tensor `[B, ...]`. It is compiled
             here, unless it is a `tf.function`, which is then compiled once for many calls.
         images: N images.
         policy: augmentation to apply first; None: none.
@@ -45,7 +43,7 @@ def embed(
         scaled = tf.cast(pixels, tf.float32) / 255.0
         if policy is not None:
             scaled = policy(scaled, tf.stack([seed, start]))
-        return tf.cast(network(normalise(scaled, images.mean, images.std)), tf.float32)
+        return tf.cast(network(scaled), tf.float32)
 
     if not isinstance(network, tf.types.experimental.PolymorphicFunction):
         forward = tf.function(forward, jit_compile=jit)
@@ -60,11 +58,14 @@ def embed(
     return np.concatenate(parts)[:count]
 
 
-def predict(task: Task, images: ImageSet, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster probabilities and features of a task with a backbone and cluster heads.
+def predict(
+    backbone: Any, heads: Any, images: ImageSet, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cluster probabilities and features.
 
     Args:
-        task: has the networks "backbone" and "heads".
+        backbone: a `Backbone`.
+        heads: cluster heads over its features.
         images: N images.
         options: as for `embed`.
 
@@ -72,12 +73,11 @@ def predict(task: Task, images: ImageSet, **options: Any) -> tuple[np.ndarray, n
         probs: float32 `[H, N, C]`.
         features: float32 `[N, D]`, the backbone's.
     """
-    features = embed(lambda x: task.backbone(x, training=False), images, **options)
-    return head_probs(task, features), features
+    features = embed(backbone.embed, images, **options)
+    return head_probs(heads, features), features
 
 
-def head_probs(task: Task, features: np.ndarray) -> np.ndarray:
+def head_probs(heads: Any, features: np.ndarray) -> np.ndarray:
     """Cluster probabilities float32 `[H, N, C]` from features float32 `[N, D]`."""
-    heads = task.networks["heads"]
     blocks = [features[i : i + 10_000] for i in range(0, len(features), 10_000)]
     return np.concatenate([tf.nn.softmax(heads(b)).numpy() for b in blocks], axis=1)

@@ -1,39 +1,34 @@
-"""Methods by name."""
+"""Methods by kind and name: `pretext`, `clustering` and `selflabel`, one module for each method.
+
+A module holds `Config`, the typed section of its settings, and `Method`, the task. It is found by
+its name in the folder of its kind, or by the dotted name of a module of somebody else's.
+"""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
-from scan_tf.config import PretextConfig
-from scan_tf.errors import ConfigError
-from scan_tf.methods import pretext
-from scan_tf.schema import did_you_mean
+from scan_tf import schema
 
-if TYPE_CHECKING:
-    from scan_tf.methods.task import Pretext
+Kind = Literal["pretext", "clustering", "selflabel"]
+# The section of the config that picks a method of each kind.
+SECTIONS: dict[Kind, str] = {"pretext": "pretext", "clustering": "scan", "selflabel": "selflabel"}
 
 
-def available() -> list[str]:
-    """Names of all pretext tasks."""
-    return sorted(m.name for m in pkgutil.iter_modules(pretext.__path__))
+def available(kind: Kind = "pretext") -> list[str]:
+    """Names of the methods of a kind that come with this package, sorted."""
+    return schema.modules_of(f"scan_tf.methods.{kind}")
 
 
-def config_class(name: str) -> type[PretextConfig]:
-    """The class of the pretext section for `name`. Raises ConfigError for an unknown name."""
-    config: type[PretextConfig] = _module(name).Config
-    return config
+def config_class(kind: Kind, name: str) -> Any:
+    """The class of the section for a method. Raises ConfigError for an unknown name."""
+    return _module(kind, name).Config
 
 
-def method_class(name: str) -> type[Pretext]:
-    """The task for `name`. Raises ConfigError for an unknown name."""
-    method: type[Pretext] = _module(name).Method
-    return method
+def method_class(kind: Kind, name: str) -> Any:
+    """The task of a method. Raises ConfigError for an unknown name."""
+    return _module(kind, name).Method
 
 
-def _module(name: str) -> ModuleType:
-    if name not in available():
-        raise ConfigError(f"pretext.name: unknown '{name}'. {did_you_mean(name, available())}")
-    return importlib.import_module(f"{pretext.__name__}.{name}")
+def _module(kind: Kind, name: str) -> Any:
+    return schema.find_module(f"scan_tf.methods.{kind}", name, f"{SECTIONS[kind]}.name")

@@ -6,7 +6,7 @@ destroys these losses. All of them compile under XLA.
 
 from __future__ import annotations
 
-import tensorflow as tf
+from scan_tf.lazy import tf
 
 # Binary cross-entropy in the official configuration bounds its logarithm here.
 _LOG_FLOOR = -100.0

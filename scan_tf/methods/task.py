@@ -12,13 +12,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import keras
-import tensorflow as tf
+from scan_tf import models
+from scan_tf.config import PretextConfig, ScanConfig, SelfLabelConfig
+from scan_tf.lazy import keras, tf
 
-from scan_tf.config import PretextConfig
-from scan_tf.models.resnet import ResNet
-
-Batch = Mapping[str, tf.Tensor]
+# View name -> tensor.
+Batch = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +27,15 @@ class View:
     Attributes:
         policy: name of an augmentation policy: none, weak, simclr or strong.
         of: the anchor itself, or one of its neighbours drawn uniformly from its K+1.
+        size: side in pixels; None: that of the images.
+        count: so many views, each drawn anew, one after the other in one tensor
+            `[count * B, S, S, 3]` (multi-crop).
     """
 
     policy: str
     of: Literal["anchor", "neighbor"] = "anchor"
+    size: int | None = None
+    count: int = 1
 
 
 class Task(abc.ABC):
@@ -47,9 +51,13 @@ class Task(abc.ABC):
     networks: Mapping[str, keras.Model]
 
     @property
-    def backbone(self) -> ResNet:
+    def backbone(self) -> models.Backbone:
         """The network whose features the next stages use."""
         return self.networks["backbone"]
+
+    def normalise(self, images: tf.Tensor) -> tf.Tensor:
+        """What the loader does to the views, images f32 [B,S,S,3] in 0..1: as the network wants."""
+        return self.backbone.normalise(images)
 
     @property
     def trainable_variables(self) -> list[Any]:
@@ -98,20 +106,79 @@ class Pretext(Task):
     def __init__(
         self,
         config: PretextConfig,
-        backbone: ResNet,
+        backbone: models.Backbone,
         *,
         projection_dim: int,
         num_images: int,
     ):
         """Build the heads and the variables."""
 
-    @abc.abstractmethod
     def embed(self, images: tf.Tensor) -> tf.Tensor:
-        """Features by which neighbours are mined, in inference mode.
+        """Features by which neighbours are mined: the backbone's, unless a method says otherwise.
 
         Args:
-            images: float `[B, S, S, 3]`, normalised.
+            images: float `[B, S, S, 3]` in 0..1.
 
         Returns:
-            float32 `[B, P]` (or `[B, D]`), rows of unit length.
+            float32 `[B, D]` (or `[B, P]`), rows of unit length.
         """
+        return tf.math.l2_normalize(self.backbone.embed(images), axis=-1)
+
+
+class Clustering(Task):
+    """A task that trains cluster heads; one file in `scan_tf/methods/clustering/` each.
+
+    Args:
+        config: the section's typed config.
+        backbone: pretrained network.
+        heads: H cluster heads over its features, as `new_heads` makes them.
+        cached: the views of a batch are features `[B, D]` of a frozen backbone, not images.
+    """
+
+    def __init__(
+        self,
+        config: ScanConfig,
+        backbone: models.Backbone,
+        heads: models.ClusterHeads,
+        *,
+        cached: bool = False,
+    ):
+        self.config, self.heads, self.cached = config, heads, cached
+        self.networks = {"backbone": backbone, "heads": heads}
+        policy = config.augmentation
+        self.views = {"anchor": View(policy), "neighbor": View(policy, of="neighbor")}
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """The heads', and the backbone's unless it is frozen."""
+        if self.config.freeze_backbone:
+            return list(self.heads.trainable_variables)
+        return super().trainable_variables
+
+    def features(self, view: tf.Tensor) -> tf.Tensor:
+        """Features f32 [B,D] of a view of the batch."""
+        if self.cached:
+            return tf.cast(view, tf.float32)
+        if self.config.freeze_backbone:
+            return tf.stop_gradient(self.backbone(view, training=False))
+        return self.backbone(view, training=True)
+
+
+class SelfLabel(Task):
+    """A last stage that learns from the clustering; one file in `scan_tf/methods/selflabel/` each.
+
+    Args:
+        config: the section's typed config.
+        backbone: network of the selected clustering.
+        heads: its best head alone (H = 1).
+    """
+
+    @abc.abstractmethod
+    def __init__(
+        self, config: SelfLabelConfig, backbone: models.Backbone, heads: models.ClusterHeads
+    ):
+        """Build the variables."""
+
+    def finish(self) -> None:
+        """What follows the last step, such as putting averages in place of the weights."""
+        return

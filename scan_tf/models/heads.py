@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from scan_tf.models.backbone import Backbone, assign
 from scan_tf.models.layers import Linear
-from scan_tf.models.resnet import ResNet
 
 
 class ProjectionHead(keras.Model):
@@ -35,6 +35,25 @@ class ProjectionHead(keras.Model):
         x = self.out(tf.nn.relu(self.hidden(features)))
         # x / max(|x|, 1e-12); the square is bounded, not the root, whose gradient at 0 is NaN.
         return x * tf.math.rsqrt(tf.maximum(tf.reduce_sum(x * x, -1, keepdims=True), 1e-24))
+
+
+class LinearHead(keras.Model):
+    """One linear layer on the backbone's features, such as the logits of RotNet's four rotations.
+
+    Args:
+        units: size of the output.
+        feature_dim: size D of the features.
+        name: of the network.
+    """
+
+    def __init__(self, units: int, feature_dim: int, *, name: str):
+        super().__init__(name=name, dtype="float32")
+        self.linear = Linear(units, name="linear", dtype="float32")
+        self(tf.zeros([1, feature_dim]))
+
+    def call(self, features: tf.Tensor) -> tf.Tensor:
+        """Float32 [B,units] of features [B,D]."""
+        return self.linear(features)
 
 
 class ClusterHeads(keras.Model):
@@ -70,12 +89,11 @@ class ClusterHeads(keras.Model):
         source = self.heads[head]
         kept = ClusterHeads(1, self.num_clusters)
         kept.build((None, source.kernel.shape[0]))
-        for new, old in zip(kept.variables, source.variables, strict=True):
-            new.assign(old)
+        assign(kept, source)
         return kept
 
 
-def new_heads(backbone: ResNet, num_heads: int, num_clusters: int) -> ClusterHeads:
+def new_heads(backbone: Backbone, num_heads: int, num_clusters: int) -> ClusterHeads:
     """H cluster heads for a backbone, with initial weights."""
     heads = ClusterHeads(num_heads, num_clusters)
     heads(tf.zeros([1, backbone.feature_dim]))

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from scan_tf.config import ModelConfig
+from scan_tf.models.backbone import Backbone, assign
 from scan_tf.models.layers import BatchNorm, Conv
 
 # Blocks in each of the four stages, and whether they are bottlenecks (He et al., table 1).
@@ -26,21 +27,28 @@ _LAYOUTS = {
 _STEMS = {"cifar": (3, 1), "stl": (3, 1), "imagenet": (7, 2), "strided": (3, 2)}
 
 
-def build(config: ModelConfig, *, dtype: str, image_size: int = 32) -> ResNet:
-    """Make the backbone that `config` names, with all its variables.
+def build(config: ModelConfig, *, dtype: str, image_size: int = 32, **normalisation: Any) -> ResNet:
+    """The ResNet that `config` names, with all its variables.
 
     Args:
         config: the names of backbone and stem, and the width.
         dtype: Keras dtype policy, "float32" or "mixed_bfloat16"; variables are float32 in both.
         image_size: side of the images for which it is built; the network takes other sides too.
+        normalisation: `mean` and `std`, as for `Backbone`.
     """
     blocks, bottleneck = _LAYOUTS[config.backbone]
-    model = ResNet(blocks, bottleneck=bottleneck, stem=config.stem, width=config.width, dtype=dtype)
-    model(tf.zeros([1, image_size, image_size, 3]))
-    return model
+    return ResNet(
+        blocks,
+        bottleneck=bottleneck,
+        stem=config.stem,
+        width=config.width,
+        dtype=dtype,
+        image_size=image_size,
+        **normalisation,
+    )
 
 
-class ResNet(keras.Model):
+class ResNet(Backbone):
     """Residual network from normalised images to pooled features.
 
     The stems: `cifar`, 3x3 convolution at stride 1; `strided`, the same at stride 2, a quarter of
@@ -57,9 +65,12 @@ class ResNet(keras.Model):
         stem: str = "cifar",
         width: int = 64,
         dtype: str = "float32",
+        image_size: int = 32,
+        **normalisation: Any,
     ):
-        super().__init__(name="resnet", dtype=dtype)
-        self.stem = stem
+        super().__init__(name="resnet", dtype=dtype, image_size=image_size, **normalisation)
+        self.stem, self.width = stem, width
+        self._layout = (tuple(blocks), bottleneck)
         kernel, strides = _STEMS[stem]
         self.conv1 = Conv(width, kernel, strides, name="conv1", dtype=dtype)
         self.bn1 = BatchNorm(name="bn1", dtype=dtype)
@@ -81,6 +92,23 @@ class ResNet(keras.Model):
                 self.blocks.append(block)
                 channels = block.channels
         self.feature_dim = channels
+        self(tf.zeros([1, image_size, image_size, 3]))
+
+    def copy(self, dtype: str) -> ResNet:
+        """The same network with the same weights, computing in another Keras dtype policy."""
+        blocks, bottleneck = self._layout
+        new = ResNet(
+            blocks,
+            bottleneck=bottleneck,
+            stem=self.stem,
+            width=self.width,
+            dtype=dtype,
+            image_size=self.image_size,
+            mean=self.mean,
+            std=self.std,
+        )
+        assign(new, self)
+        return new
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features f32 [B,D] of normalised images [B,S,S,3]; `training`: batch statistics."""

@@ -125,7 +125,7 @@ def _linear_probe(work: Run, images: ImageSet, pretext: Pretext) -> dict[str, An
 
     def frozen(source: ImageSet) -> np.ndarray:
         options = work.inference(f"backbone features of {source.split}")
-        return embed(lambda x: pretext.backbone(x, training=False), source, **options)
+        return embed(pretext.backbone.embed, source, **options)
 
     if _trained_on(images):
         seed, progress = work.config.seed, work.config.runtime.progress

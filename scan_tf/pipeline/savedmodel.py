@@ -13,20 +13,17 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from scan_tf import __version__
-from scan_tf.data.images import (
-    normalise,
-    resize_and_crop,
-)
+from scan_tf.data.images import resize_and_crop
 from scan_tf.errors import StageError
+from scan_tf.models.backbone import Backbone
 from scan_tf.models.heads import ClusterHeads
-from scan_tf.models.resnet import ResNet
 
 # Clusters whose probabilities differ by less are tied: GPUs multiply in TF32 by default.
 _TIE = 1e-3
@@ -34,12 +31,8 @@ _TIE = 1e-3
 
 def save(
     directory: Path,
-    backbone: ResNet,
+    backbone: Backbone,
     heads: ClusterHeads,
-    *,
-    image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
 ) -> None:
     """Write the SavedModel, in place of an older one.
 
@@ -47,26 +40,24 @@ def save(
         directory: what becomes the SavedModel; an older one stays until the new one is complete.
         backbone: the trained network, of any dtype policy.
         heads: one cluster head, H = 1 (`ClusterHeads.keep` picks one of many).
-        image_size: side S to which images are resized, as in training.
-        mean: of the three channels of images in 0..1, as in training.
-        std: of the three channels.
 
     Raises:
         StageError: there are several heads, or `directory` holds something else.
     """
     if heads.num_heads != 1:
         raise StageError(f"export: expected 1 head, got {heads.num_heads}; pick one by heads.keep.")
-    network = _float32_copy(backbone, image_size)
+    network = backbone.copy("float32")
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _classify(resize_and_crop(images, image_size), network, heads, mean, std)
+        return _classify(resize_and_crop(images, network.image_size), network, heads)
 
     module = tf.Module(name="scan")
     # The bare variables: Keras layers would bring functions of their own into the SavedModel.
     module.weights = [v.value for v in (*network.variables, *heads.variables)]
-    facts = {"scan_tf": __version__, "image_size": image_size, "num_clusters": heads.num_clusters}
-    facts |= {"feature_dim": network.feature_dim, "mean": list(mean), "std": list(std)}
+    facts = {"scan_tf": __version__, "image_size": network.image_size}
+    facts |= {"num_clusters": heads.num_clusters, "feature_dim": network.feature_dim}
+    facts |= {"mean": list(network.mean), "std": list(network.std)}
     with _replacing(directory.resolve()) as fresh:
         tf.saved_model.save(module, str(fresh), signatures={"serving_default": classify})
         (fresh / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -74,11 +65,9 @@ def save(
 
 def check(
     directory: Path,
-    backbone: ResNet,
+    backbone: Backbone,
     heads: ClusterHeads,
     images: np.ndarray,
-    mean: Sequence[float],
-    std: Sequence[float],
 ) -> dict[str, float]:
     """Reload a SavedModel and compare it with the networks in memory, in float32.
 
@@ -86,9 +75,7 @@ def check(
         directory: the SavedModel.
         backbone: the network that was exported.
         heads: its single head.
-        images: uint8 [B,S,S,3], at least one, S as in `save`; they form one batch.
-        mean: of the three channels, as given to `save`.
-        std: of the three channels.
+        images: uint8 [B,S,S,3], at least one, S the network's; they form one batch.
 
     Returns:
         `images`, their number; `max_difference` of a probability; `agreement`, the share of images
@@ -100,8 +87,7 @@ def check(
     """
     model, _ = load(directory)
     pixels = tf.convert_to_tensor(images)
-    network = _float32_copy(backbone, images.shape[1])
-    ours = arrays(_classify(pixels, network, heads, mean, std))
+    ours = arrays(_classify(pixels, backbone.copy("float32"), heads))
     theirs = arrays(model(images=pixels))
     difference = float(np.abs(ours["probabilities"] - theirs["probabilities"]).max())
     equal = ours["cluster"] == theirs["cluster"]
@@ -117,35 +103,11 @@ def check(
     return {"images": len(images), "max_difference": difference, "agreement": agreement}
 
 
-def _classify(
-    images: tf.Tensor,
-    backbone: ResNet,
-    heads: ClusterHeads,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> dict[str, tf.Tensor]:
+def _classify(images: tf.Tensor, backbone: Backbone, heads: ClusterHeads) -> dict[str, tf.Tensor]:
     """Images uint8 [B,S,S,3] to the outputs of the SavedModel. Graph code."""
-    normalised = normalise(tf.cast(images, tf.float32) / 255.0, mean, std)
-    features = backbone(normalised, training=False)
+    features = backbone.embed(tf.cast(images, tf.float32) / 255.0)
     probs = tf.nn.softmax(heads(features)[0])
     return {"cluster": tf.argmax(probs, axis=-1), "probabilities": probs, "features": features}
-
-
-def _float32_copy(backbone: ResNet, image_size: int) -> ResNet:
-    """The same network with the same weights, computing in float32."""
-    stages = [block.name.split(".")[0] for block in backbone.blocks]
-    one, two, three, four = (stages.count(f"layer{i}") for i in (1, 2, 3, 4))
-    copy = ResNet(
-        (one, two, three, four),
-        bottleneck=len(backbone.blocks[0].convs) == 3,
-        stem=backbone.stem,
-        width=backbone.conv1.filters,
-        dtype="float32",
-    )
-    copy(tf.zeros([1, image_size, image_size, 3]))
-    for new, old in zip(copy.variables, backbone.variables, strict=True):
-        new.assign(old)
-    return copy
 
 
 @contextlib.contextmanager

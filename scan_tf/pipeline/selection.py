@@ -14,7 +14,7 @@ from scan_tf.errors import StageError
 from scan_tf.evaluation.metrics import selection_loss
 from scan_tf.features import neighbors
 from scan_tf.features.embedding import embed, head_probs
-from scan_tf.methods.clustering.scan import ScanTask
+from scan_tf.methods.task import Clustering
 from scan_tf.models.weights import save_weights
 from scan_tf.pipeline.run_dir import Run
 
@@ -33,19 +33,17 @@ class Selection:
         path: the weights of the best so far.
     """
 
-    def __init__(self, work: Run, task: ScanTask, images: ImageSet, indices: np.ndarray):
+    def __init__(self, work: Run, task: Clustering, images: ImageSet, indices: np.ndarray):
         self.work, self.task, self.images, self.indices = work, task, images, indices
         self.record: dict[str, Any] = {}
         self.path = work.folder("scan") / "best.npz"
         self._features: np.ndarray | None = None
         # Compiled once, not again after every epoch.
-        self._network = tf.function(
-            lambda x: task.backbone(x, training=False), jit_compile=work.device.jit_step
-        )
+        self._network = tf.function(task.backbone.embed, jit_compile=work.device.jit_step)
 
     def __call__(self, epoch: int) -> dict[str, float]:
         """Score every head; keep the weights when one is the best so far."""
-        probs = head_probs(self.task, self._embed())
+        probs = head_probs(self.task.networks["heads"], self._embed())
         scores = [selection_loss(p, self.indices) for p in probs]
         head = int(np.argmin([s[0] for s in scores]))
         total, consistency, entropy = scores[head]

@@ -20,11 +20,10 @@ from scan_tf.evaluation import report
 from scan_tf.features import neighbors
 from scan_tf.features.embedding import embed, predict
 from scan_tf.files import read_metrics
-from scan_tf.methods.clustering.scan import ScanTask
-from scan_tf.methods.selflabel.confident import SelfLabelTask
+from scan_tf.methods import catalog
 from scan_tf.methods.task import Task
+from scan_tf.models.backbone import Backbone
 from scan_tf.models.heads import ClusterHeads, new_heads
-from scan_tf.models.resnet import ResNet
 from scan_tf.models.weights import load_weights, save_weights
 from scan_tf.pipeline import baselines, build, savedmodel
 from scan_tf.pipeline.monitor import KnnMonitor
@@ -142,7 +141,7 @@ def _scan(work: Run) -> dict[str, Any]:
     if config.head_epochs:
         _warm_up_heads(work, backbone, heads, kept, order)
     cached = config.freeze_backbone and config.cached_views > 0
-    task = ScanTask(config, backbone, heads, cached=cached)
+    task = build.new_clustering(work, backbone, heads, cached=cached)
     loader: Batches
     if cached:
         loader = CachedLoader(_cached_features(work, backbone, kept), task.views, order)
@@ -165,7 +164,7 @@ def _selflabel(work: Run) -> dict[str, Any]:
     work.require("scan")
     config, images = work.config.selflabel, work.train_images
     backbone, heads = build.trained_clusters(work, "scan")
-    task = SelfLabelTask(config, backbone, heads)
+    task = build.new_selflabel(work, backbone, heads)
     folder = work.folder("selflabel")
     _train(work, config, folder, task, _loader(work, "selflabel", images, task))
     task.finish()
@@ -179,8 +178,8 @@ def _evaluate(work: Run, split: str | None = None) -> dict[str, Any]:
     images, predictions = report.images_of(work, split), {}
     for stage in [s for s in ("scan", "selflabel") if work.is_done(s)] or ["scan"]:
         work.require(stage)
-        task = SelfLabelTask(work.config.selflabel, *build.trained_clusters(work, stage))
-        probs, embedded = predict(task, images, **work.inference(stage))
+        backbone, heads = build.trained_clusters(work, stage)
+        probs, embedded = predict(backbone, heads, images, **work.inference(stage))
         predictions[stage] = (probs[0], embedded)
     # Where the clustering was imported there is no pretext.
     pretext = build.trained_pretext(work) if work.is_done("pretext") else None
@@ -194,9 +193,8 @@ def _export(work: Run) -> dict[str, Any]:
     work.require(stage)
     backbone, heads = build.trained_clusters(work, stage)
     images, folder = work.train_images, work.folder("export")
-    how = {"mean": images.mean, "std": images.std}
-    savedmodel.save(folder, backbone, heads, image_size=images.image_size, **how)
-    checked = savedmodel.check(folder, backbone, heads, images.images[:64], **how)
+    savedmodel.save(folder, backbone, heads)
+    checked = savedmodel.check(folder, backbone, heads, images.images[:64])
     return {"weights_of": stage, **checked}
 
 
@@ -227,6 +225,7 @@ def _loader(
         images,
         task.views,
         order or _order(work, stage, len(images)),
+        normalise=task.normalise,
         augment_config=work.config.augment,
         runtime=work.config.runtime,
         device=work.device,
@@ -234,7 +233,7 @@ def _loader(
 
 
 def _warm_up_heads(
-    work: Run, backbone: ResNet, heads: ClusterHeads, images: ImageSet, order: Order
+    work: Run, backbone: Backbone, heads: ClusterHeads, images: ImageSet, order: Order
 ) -> None:
     """Train the heads alone for `head_epochs` on cached features; done once."""
     folder = work.folder("scan") / "heads"
@@ -247,13 +246,14 @@ def _warm_up_heads(
         optimizer=dataclasses.replace(work.config.scan.optimizer, lr=work.config.scan.head_lr),
         freeze_backbone=True,
     )
-    task = ScanTask(config, backbone, heads, cached=True)
+    method = catalog.method_class("clustering", config.name)
+    task = method(config, backbone, heads, cached=True)
     features_of_views = _cached_features(work, backbone, images)
     _train(work, config, folder, task, CachedLoader(features_of_views, task.views, order))
     save_weights(folder / "weights.npz", {"heads": heads})
 
 
-def _cached_features(work: Run, backbone: ResNet, images: ImageSet) -> np.ndarray:
+def _cached_features(work: Run, backbone: Backbone, images: ImageSet) -> np.ndarray:
     """Features of `cached_views` augmented views of every image, float32 `[V, N, D]`."""
     config = work.config
     count = max(1, config.scan.cached_views)
@@ -265,7 +265,7 @@ def _cached_features(work: Run, backbone: ResNet, images: ImageSet) -> np.ndarra
     )
     views = [
         embed(
-            lambda x: backbone(x, training=False),
+            backbone.embed,
             images,
             policy=policy,
             seed=work.seed("scan") ^ view,

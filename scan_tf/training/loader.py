@@ -18,7 +18,6 @@ import tensorflow as tf
 from scan_tf.augment import policies
 from scan_tf.config import AugmentConfig, RuntimeConfig
 from scan_tf.data.image_set import ImageSet
-from scan_tf.data.images import normalise
 from scan_tf.errors import DataError
 from scan_tf.machine import Device
 from scan_tf.methods.task import View
@@ -90,6 +89,7 @@ class Loader:
         images: what to train on.
         views: the task's views.
         order: which images at which step.
+        normalise: what the task's network wants done to images in 0..1.
         augment_config: parameters of the policies, and the backend.
         runtime: how much may be resident on the device.
         device: whether augmentation is compiled.
@@ -101,6 +101,7 @@ class Loader:
         views: Mapping[str, View],
         order: Order,
         *,
+        normalise: Callable[[tf.Tensor], tf.Tensor],
         augment_config: AugmentConfig,
         runtime: RuntimeConfig,
         device: Device,
@@ -108,6 +109,7 @@ class Loader:
         self.images = images
         self.views = views
         self.order = order
+        self.normalise = normalise
         self.steps_per_epoch = order.steps_per_epoch
         size = images.images.shape[1]
         self._resident: tf.Tensor | None = None
@@ -116,13 +118,16 @@ class Loader:
             from scan_tf.augment import host  # albumentations, which only this path needs
 
             self._host_policies = {
-                name: host.make(v.policy, augment_config, size=size, mean=images.mean)
+                name: host.make(
+                    v.policy, augment_config, size=v.size or size, mean=images.mean
+                )
                 for name, v in views.items()
             }
             return
         self._policies = {
             name: compiled(
-                policies.make(v.policy, augment_config, size=size, mean=images.mean), device
+                policies.make(v.policy, augment_config, size=v.size or size, mean=images.mean),
+                device,
             )
             for name, v in views.items()
         }
@@ -146,8 +151,9 @@ class Loader:
             else:
                 pixels = tf.cast(self._pixels(inputs, view), tf.float32) / 255.0
                 seed = tf.random.experimental.stateless_fold_in(inputs["seed"], number)
-                pixels = self._policies[name](pixels, seed)
-            batch[name] = normalise(pixels, self.images.mean, self.images.std)
+                crops = [self._policies[name](pixels, s) for s in _seeds(seed, view.count)]
+                pixels = crops[0] if view.count == 1 else tf.concat(crops, axis=0)
+            batch[name] = self.normalise(pixels)
         return batch
 
     def _pixels(self, inputs: Inputs, view: View) -> tf.Tensor:
@@ -167,7 +173,11 @@ class Loader:
             policy = self._host_policies[name]
             random = np.random.default_rng([self.order.seed, step, number])
             inputs[name] = np.stack(
-                [policy(self.images.images[row], random) for row in rows[view.of]]
+                [
+                    policy(self.images.images[row], random)
+                    for _ in range(view.count)
+                    for row in rows[view.of]
+                ]
             )
         return inputs
 
@@ -207,6 +217,12 @@ class CachedLoader:
             )
             batch[name] = tf.gather(self._flat, drawn * self._num_images + rows)
         return batch
+
+
+def _seeds(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
+    """A seed for each crop of a view; the first is the view's own."""
+    fold = tf.random.experimental.stateless_fold_in
+    return [seed, *(fold(seed, i) for i in range(1, count))]
 
 
 def compiled(policy: policies.Policy, device: Device) -> policies.Policy:

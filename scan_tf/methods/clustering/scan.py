@@ -7,53 +7,32 @@ each has its own BatchNorm statistics; the losses of several heads are summed (o
 
 from __future__ import annotations
 
-import tensorflow as tf
+import dataclasses
 
 from scan_tf.config import ScanConfig
+from scan_tf.lazy import tf
 from scan_tf.methods.losses import scan_loss
-from scan_tf.methods.task import Batch, Task, View
-from scan_tf.models.heads import ClusterHeads
-from scan_tf.models.resnet import ResNet
+from scan_tf.methods.task import Batch, Clustering
+from scan_tf.schema import setting
 
 
-class ScanTask(Task):
-    """Cluster heads over a backbone.
+@dataclasses.dataclass(frozen=True)
+class Config(ScanConfig):
+    """`entropy_weight`: lambda of equation 2."""
 
-    Args:
-        config: the scan section.
-        backbone: pretrained network.
-        heads: H cluster heads over its features.
-        cached: the views of a batch are features `[B, D]` of a frozen backbone, not images.
-    """
+    name: str = "scan"
+    entropy_weight: float = setting(5.0, low=0)
 
-    def __init__(
-        self, config: ScanConfig, backbone: ResNet, heads: ClusterHeads, *, cached: bool = False
-    ):
-        self.config = config
-        self.heads = heads
-        self.cached = cached
-        self.networks = {"backbone": backbone, "heads": heads}
-        policy = config.augmentation
-        self.views = {"anchor": View(policy), "neighbor": View(policy, of="neighbor")}
 
-    @property
-    def trainable_variables(self) -> list[tf.Variable]:
-        """The heads', and the backbone's unless it is frozen."""
-        if self.config.freeze_backbone:
-            return list(self.heads.trainable_variables)
-        return super().trainable_variables
+class Method(Clustering):
+    """Cluster heads over a backbone, alone or with it."""
+
+    config: Config
 
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Sum over heads of consistency - entropy_weight * entropy; the means are logged."""
-        anchors = self.heads(self._features(batch["anchor"]))
-        neighbors = self.heads(self._features(batch["neighbor"]))
+        anchors = self.heads(self.features(batch["anchor"]))
+        neighbors = self.heads(self.features(batch["neighbor"]))
         total, consistency, entropy = scan_loss(anchors, neighbors, self.config.entropy_weight)
         parts = {"total": total, "consistency": consistency, "entropy": entropy}
         return tf.reduce_sum(total), {k: tf.reduce_mean(v) for k, v in parts.items()}
-
-    def _features(self, view: tf.Tensor) -> tf.Tensor:
-        if self.cached:
-            return tf.cast(view, tf.float32)
-        if self.config.freeze_backbone:
-            return tf.stop_gradient(self.backbone(view, training=False))
-        return self.backbone(view, training=True)

@@ -12,15 +12,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import keras
-import tensorflow as tf
-
+from scan_tf import models
 from scan_tf.config import OptimizerConfig, PretextConfig
 from scan_tf.errors import ConfigError
+from scan_tf.lazy import keras, tf
 from scan_tf.methods.losses import info_nce
 from scan_tf.methods.task import Batch, Pretext, View
-from scan_tf.models.heads import ProjectionHead
-from scan_tf.models.resnet import ResNet
 from scan_tf.schema import setting
 
 # He et al., section 4: the queue on ImageNet.
@@ -69,10 +66,11 @@ class Method(Pretext):
     views = {"query": View("simclr"), "key": View("simclr")}
 
     def __init__(
-        self, config: Config, backbone: ResNet, *, projection_dim: int, num_images: int
+        self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int
     ):
         self.config = config
-        self.projector = ProjectionHead(projection_dim, config.hidden or backbone.feature_dim)
+        hidden = config.hidden or backbone.feature_dim
+        self.projector = models.ProjectionHead(projection_dim, hidden)
         self.projector(tf.zeros([1, backbone.feature_dim]))
         self.networks = {"backbone": backbone, "projector": self.projector}
         self.key_encoder = {
@@ -103,10 +101,6 @@ class Method(Pretext):
                 key.assign(query + self.config.momentum * (key - query))
         keys, self._keys = self._keys, None
         self.queue.assign(tf.concat([self.queue[keys.shape[0] :], keys], axis=0))
-
-    def embed(self, images: tf.Tensor) -> tf.Tensor:
-        """The backbone feature, float32 `[B, D]`, rows of unit length (SCAN, official code)."""
-        return tf.math.l2_normalize(self.backbone(images, training=False), axis=-1)
 
     def _encode_keys(self, images: tf.Tensor) -> tf.Tensor:
         """Unit keys `[B, P]` of the key encoder, normalised by the batch, without gradient."""

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import keras
-import tensorflow as tf
-
+from scan_tf import models
 from scan_tf.config import OptimizerConfig, PretextConfig
+from scan_tf.lazy import tf
 from scan_tf.methods.losses import rotation_cross_entropy
 from scan_tf.methods.task import Batch, Pretext, View
-from scan_tf.models.layers import Linear
-from scan_tf.models.resnet import ResNet
 from scan_tf.schema import setting
 
 
@@ -31,29 +28,16 @@ class Config(PretextConfig):
     )
 
 
-class RotationHead(keras.Model):
-    """One linear layer on the backbone feature: logits of the four rotations."""
-
-    def __init__(self, feature_dim: int):
-        super().__init__(name="rotation_head", dtype="float32")
-        self.linear = Linear(4, name="linear", dtype="float32")
-        self(tf.zeros([1, feature_dim]))
-
-    def call(self, features: tf.Tensor) -> tf.Tensor:
-        """Logits, float32 `[B, 4]`."""
-        return self.linear(features)
-
-
 class Method(Pretext):
     """The batch is turned inside the loss: B images make 4B inputs."""
 
     views = {"image": View("weak")}
 
     def __init__(
-        self, config: Config, backbone: ResNet, *, projection_dim: int, num_images: int
+        self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int
     ):
         self.config = config
-        self.head = RotationHead(backbone.feature_dim)
+        self.head = models.LinearHead(4, backbone.feature_dim, name="rotation_head")
         self.networks = {"backbone": backbone, "rotation_head": self.head}
 
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -65,10 +49,6 @@ class Method(Pretext):
         return rotation_cross_entropy(logits, labels), {
             "rotation_acc": tf.reduce_mean(tf.cast(hits, tf.float32))
         }
-
-    def embed(self, images: tf.Tensor) -> tf.Tensor:
-        """The backbone feature, float32 `[B, D]`, rows of unit length."""
-        return tf.math.l2_normalize(self.backbone(images, training=False), axis=-1)
 
 
 def rotations(images: tf.Tensor) -> tf.Tensor:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import tensorflow as tf
-
+from scan_tf import models
 from scan_tf.config import OptimizerConfig, PretextConfig
+from scan_tf.lazy import tf
 from scan_tf.methods.losses import nt_xent
 from scan_tf.methods.task import Batch, Pretext, View
-from scan_tf.models.heads import ProjectionHead
-from scan_tf.models.resnet import ResNet
 from scan_tf.schema import setting
 
 
@@ -37,10 +35,10 @@ class Method(Pretext):
     views = {"a": View("simclr"), "b": View("simclr")}
 
     def __init__(
-        self, config: Config, backbone: ResNet, *, projection_dim: int, num_images: int
+        self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int
     ):
         self.config = config
-        self.projector = ProjectionHead(projection_dim, backbone.feature_dim)
+        self.projector = models.ProjectionHead(projection_dim, backbone.feature_dim)
         self.projector(tf.zeros([1, backbone.feature_dim]))
         self.networks = {"backbone": backbone, "projector": self.projector}
 
@@ -55,4 +53,4 @@ class Method(Pretext):
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """The projection, float32 `[B, P]`, rows of unit length."""
-        return self.projector(self.backbone(images, training=False))
+        return self.projector(self.backbone.embed(images))

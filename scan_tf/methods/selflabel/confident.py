@@ -7,27 +7,35 @@ makes no step; it is counted in the metric `skipped`.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-import tensorflow as tf
-
+from scan_tf import models
 from scan_tf.config import SelfLabelConfig
+from scan_tf.lazy import tf
 from scan_tf.methods.losses import confident_cross_entropy
-from scan_tf.methods.task import Batch, Task, View
-from scan_tf.models.heads import ClusterHeads
-from scan_tf.models.resnet import ResNet
+from scan_tf.methods.task import Batch, SelfLabel, View
+from scan_tf.schema import setting
 
 
-class SelfLabelTask(Task):
-    """Fine-tunes the backbone and its one remaining head.
+@dataclasses.dataclass(frozen=True)
+class Config(SelfLabelConfig):
+    """The paper's settings.
 
-    Args:
-        config: the selflabel section.
-        backbone: network of the selected SCAN model.
-        heads: its best head alone (H = 1).
+    `threshold`: confidence that a label must exceed. `balanced`: weight each class by the inverse
+    of its share. `ema`: decay of the moving average of the weights that is kept in the end; 0: off.
     """
 
-    def __init__(self, config: SelfLabelConfig, backbone: ResNet, heads: ClusterHeads):
+    name: str = "confident"
+    threshold: float = setting(0.99, low=0, high=1)
+    balanced: bool = True
+    ema: float = setting(0.0, low=0, high=1)
+
+
+class Method(SelfLabel):
+    """Fine-tunes the backbone and its one remaining head."""
+
+    def __init__(self, config: Config, backbone: models.Backbone, heads: models.ClusterHeads):
         self.config = config
         self.heads = heads
         self.networks = {"backbone": backbone, "heads": heads}
