@@ -23,9 +23,6 @@ ABOVE_ALL = {"scan_tf", "scan_tf.cli"}
 # Package imports that are to go: (module, package).
 KNOWN = {
     ("scan_tf.evaluation.report", "pipeline"),
-    ("scan_tf.experiments.published_results", "methods"),
-    ("scan_tf.experiments.variants", "methods"),
-    ("scan_tf.features.embedding", "methods"),
 }
 
 

@@ -53,9 +53,7 @@ np.savez(sys.argv[3], **results)
 
 
 def build(kind: str, dtype: str) -> ResNet:
-    backbone = ResNet(**NETWORKS[kind], dtype=dtype)
-    backbone(tf.zeros([1, SIZE, SIZE, 3]))
-    return backbone
+    return ResNet(**NETWORKS[kind], dtype=dtype, image_size=SIZE, mean=MEAN, std=STD)
 
 
 def make(kind: str, dtype: str) -> tuple[ResNet, ClusterHeads]:
@@ -90,7 +88,7 @@ def in_memory(backbone: ResNet, heads: ClusterHeads, images: np.ndarray) -> dict
     image_set = ImageSet(
         name="test", split="train", images=images, labels=None, class_names=(), mean=MEAN, std=STD
     )
-    embedded = embed(lambda x: backbone(x, training=False), image_set)
+    embedded = embed(backbone.embed, image_set)
     probs = tf.nn.softmax(heads(embedded)[0]).numpy()
     return {"features": embedded, "probabilities": probs, "cluster": probs.argmax(-1)}
 

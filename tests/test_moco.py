@@ -189,7 +189,7 @@ def test_the_projection_is_as_wide_as_the_feature_unless_told():
 def test_neighbours_are_found_by_the_backbone():
     task = make()
     images = tf.random.stateless_normal([3, small_tasks.SIZE, small_tasks.SIZE, 3], [1, 2])
-    features = np.asarray(task.backbone(images))
+    features = np.asarray(task.backbone(task.normalise(images)))
     expected = features / np.linalg.norm(features, axis=1, keepdims=True)
     np.testing.assert_allclose(task.embed(images), expected, rtol=1e-5)
     assert task.embed(images).shape[1] not in (PROJECTION, CLUSTERS)

@@ -15,7 +15,6 @@ import tensorflow as tf
 import tiny_runs
 
 from scan_tf.config import ModelConfig
-from scan_tf.data.images import normalise
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.models import resnet
 from scan_tf.models.heads import ClusterHeads, ProjectionHead
@@ -58,10 +57,10 @@ def clustering(heads=1, clusters=CLUSTERS):
 
 
 def pixels(work, count=6):
-    """Images uint8 [B,S,S,3] of the run, and what PyTorch's networks make of them."""
+    """Images f32 [B,S,S,3] in 0..1, normalised ones, and what PyTorch's networks make of those."""
     train = work.train_images
-    batch = train.images[:count]
-    prepared = normalise(batch.astype(np.float32) / 255, train.mean, train.std)
+    batch = train.images[:count].astype(np.float32) / 255
+    prepared = build.new_backbone(work).normalise(batch)
 
     def outputs(network):
         with torch.no_grad():
@@ -154,9 +153,9 @@ def test_a_pretext_goes_in_and_comes_back(run, tmp_path, stem):
     assert porting.import_checkpoint(work, tmp_path / SAVED) == "pretext"
 
     task = build.trained_pretext(work)
-    _, prepared, outputs = pixels(work)
+    batch, prepared, outputs = pixels(work)
     assert_close(task.backbone(prepared), outputs(model.backbone))
-    assert_close(task.embed(prepared), outputs(model))
+    assert_close(task.embed(batch), outputs(model))
 
     folder = porting.export_torch(work)
     assert [p.name for p in folder.iterdir()] == ["pretext.pth.tar"]
@@ -209,9 +208,9 @@ def test_the_savedmodel_of_imported_weights_gives_pytorchs_numbers(run, tmp_path
     torch.save({"model": model.state_dict(), "head": 0}, tmp_path / SAVED)
     porting.import_checkpoint(work, tmp_path / SAVED)
     stages.run_stage(work, "export")
-    batch, _, outputs = pixels(work)
+    _, _, outputs = pixels(work)
     exported = tf.saved_model.load(str(work.folder("export"))).signatures["serving_default"]
-    ours = exported(images=tf.constant(batch))
+    ours = exported(images=tf.constant(work.train_images.images[:6]))
     assert_close(ours["features"], outputs(model.backbone))
     probabilities = torch.softmax(outputs(model)[0], dim=1)
     np.testing.assert_allclose(ours["probabilities"], probabilities, atol=1e-4)
@@ -261,11 +260,11 @@ def test_a_moco_checkpoint_goes_in_and_comes_back(run, tmp_path, capsys):
     assert capsys.readouterr().out == ""
     backbone, head = copy.deepcopy(model), model.fc
     backbone.fc = torch.nn.Identity()
-    _, prepared, outputs = pixels(work)
+    batch, prepared, outputs = pixels(work)
     task = build.trained_pretext(work)
     assert_close(task.backbone(prepared), outputs(backbone))
     normalised = torch.nn.functional.normalize
-    assert_close(task.embed(prepared), normalised(outputs(backbone), dim=1))
+    assert_close(task.embed(batch), normalised(outputs(backbone), dim=1))
     projected = task.projector(task.backbone(prepared))
     assert_close(projected, normalised(outputs(model), dim=1))
 
