@@ -26,12 +26,7 @@ _QUEUE_SIZE = 65_536
 
 @dataclasses.dataclass(frozen=True)
 class Config(PretextConfig):
-    """The settings of Chen et al. for 200 epochs.
-
-    `queue_size`: keys of earlier batches, in whole batches; null: 65,536, or what fits into half
-    of the images, so that few images meet a key of themselves. `momentum`: of the key encoder.
-    `hidden`: width of the projection head; null: as wide as the backbone's feature.
-    """
+    """The settings of Chen et al. for 200 epochs."""
 
     name: str = "moco"
     epochs: int = setting(200, low=1)
@@ -39,10 +34,17 @@ class Config(PretextConfig):
     optimizer: OptimizerConfig = OptimizerConfig(
         "sgd", lr=0.03, schedule="cosine", final_fraction=0.0
     )
-    temperature: float = setting(0.2, above=0)
-    momentum: float = setting(0.999, low=0, high=1)
-    queue_size: int | None = setting(None, low=2)
-    hidden: int | None = setting(None, low=1)
+    temperature: float = setting(0.2, above=0, help="divides the similarities")
+    momentum: float = setting(0.999, low=0, high=1, help="of the key encoder")
+    queue_size: int | None = setting(
+        None,
+        low=2,
+        help="keys of earlier batches, in whole batches; null: 65,536, or what fits into half of "
+        "the images, so that few images meet a key of themselves",
+    )
+    hidden: int | None = setting(
+        None, low=1, help="width of the projection head; null: as wide as the backbone's feature"
+    )
 
     def __post_init__(self) -> None:
         """Check the fields, and that the queue holds whole batches."""

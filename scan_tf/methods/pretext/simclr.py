@@ -19,14 +19,16 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(PretextConfig):
-    """`symmetric`: both views serve as anchors (the SimCLR paper); false: only the first does."""
+    """The official SCAN schedule: 500 epochs of SGD at 0.4, batch 512."""
 
     name: str = "simclr"
     epochs: int = setting(500, low=1)
     batch_size: int = setting(512, low=2)
     optimizer: OptimizerConfig = OptimizerConfig("sgd", lr=0.4, schedule="cosine")
-    temperature: float = setting(0.1, above=0)
-    symmetric: bool = True
+    temperature: float = setting(0.1, above=0, help="divides the similarities")
+    symmetric: bool = setting(
+        True, help="both views serve as anchors (the SimCLR paper); false: only the first does"
+    )
 
 
 class Method(Pretext):
