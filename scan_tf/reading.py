@@ -159,7 +159,7 @@ def build(cls: type, tree: Any, path: str = "") -> Any:
             kind = hints[key]
         # A section that is given in part keeps the other defaults of its owner.
         given = build(kind, value, where)
-        default = getattr(cls, key, None)
+        default: Any = getattr(cls, key, None)
         default = default if type(default) is kind else kind()
         values[key] = dataclasses.replace(default, **{k: getattr(given, k) for k in value})
     try:

@@ -15,15 +15,18 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from annoy import AnnoyIndex
 from tqdm import tqdm
 
 from scan_tf.config import NeighborsConfig
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.features.search import exact
 from scan_tf.machine import num_cpus
+
+if TYPE_CHECKING:
+    from annoy import AnnoyIndex
 
 # Queries that one thread takes at a time.
 _CHUNK = 256
@@ -43,6 +46,8 @@ def annoy_index(
         seed: of the trees.
         path: where the index is kept, with what it was made of beside it; None: nowhere.
     """
+    from annoy import AnnoyIndex
+
     index = AnnoyIndex(features.shape[1], "angular")
     digest = hashlib.blake2b(features.data, digest_size=16).hexdigest()
     shape = {"rows": features.shape[0], "columns": features.shape[1]}
