@@ -27,12 +27,42 @@ def read_tree(cls: type, path: Path, overrides: Iterable[str]) -> dict[str, Any]
     Where an override picks another method than the file, what only the replaced one knows is left
     out, and named in a warning. Raises ConfigError.
     """
-    tree = read_yaml(path)
+    return with_overrides(cls, read_yaml(path), overrides)
+
+
+def with_overrides(cls: type, tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A mapping for the section `cls` with the overrides in it. Raises ConfigError."""
     changes = [_parse_override(text) for text in overrides]
     _leave_out_replaced(cls, tree, changes)
     for keys, value, text in changes:
         _apply_override(tree, keys, value, text)
     return tree
+
+
+def recipes() -> dict[str, Path]:
+    """The shipped recipes by name: in the package as it is installed, else beside it."""
+    here = Path(__file__).parent
+    for folder in (here / "recipes", here.parent / "configs"):
+        if found := sorted(folder.glob("*.yaml")):
+            return {path.stem: path for path in found}
+    return {}
+
+
+def find_config(name: str | Path) -> Path:
+    """The file of that name, else the shipped recipe. Raises ConfigError where there is neither."""
+    path, known = Path(name), recipes()
+    if path.is_file():
+        return path
+    if path.name == str(name) and path.stem in known and path.suffix in ("", ".yaml"):
+        return known[path.stem]
+    hint = did_you_mean(path.stem, known)
+    raise ConfigError(f"--config: no file and no recipe '{name}'. {hint}")
+
+
+def summary(path: Path) -> str:
+    """The first line of a recipe, which says what it is for."""
+    with open(path, encoding="utf-8") as file:
+        return file.readline().lstrip("# ").strip()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def annoy(
 
     chunks = [range(low, min(low + _CHUNK, count)) for low in range(0, count, _CHUNK)]
     with ThreadPoolExecutor(threads or num_cpus()) as pool:
-        for _ in tqdm(pool.map(search, chunks), "annoy", len(chunks), disable=not progress):
+        for _ in tqdm(pool.map(search, chunks), "annoy", len(chunks), disable=not progress or None):
             pass
     # With a small search_k a query can end with fewer than k candidates.
     short = np.flatnonzero(found[:, -1] < 0)
@@ -140,13 +140,13 @@ def hnsw(features: np.ndarray, k: int, *, seed: int, progress: bool = False) -> 
     index = library.Index("ip", features.shape[1])
     index.init_index(count, M=_LINKS, ef_construction=_EF_CONSTRUCTION, random_seed=seed)
     chunks = [slice(low, low + _HNSW_CHUNK) for low in range(0, count, _HNSW_CHUNK)]
-    for rows in tqdm(chunks, "hnsw index", disable=not progress):
+    for rows in tqdm(chunks, "hnsw index", disable=not progress or None):
         index.add_items(features[rows], np.arange(count)[rows])
     index.set_ef(max(_EF, 2 * k))
     try:
         found = [
             index.knn_query(features[rows], k)[0]
-            for rows in tqdm(chunks, "hnsw", disable=not progress)
+            for rows in tqdm(chunks, "hnsw", disable=not progress or None)
         ]
     except RuntimeError as error:
         raise DataError(

@@ -58,15 +58,16 @@ class Run:
     Args:
         settings: the resolved config.
         root: the run directory; created when missing.
-
-    Attributes:
-        device: the resolved runtime settings.
     """
 
     def __init__(self, settings: config.Config, root: Path):
         self.config = settings
         self.root = root
-        self.device = machine.resolve(settings.runtime)
+
+    @functools.cached_property
+    def device(self) -> machine.Device:
+        """The resolved runtime settings; they are the first thing that loads TensorFlow."""
+        return machine.resolve(self.config.runtime)
 
     def folder(self, stage: str) -> Path:
         """The folder of a stage."""

@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from scan_tf import files
 from scan_tf.config import RuntimeConfig, TrainConfig
@@ -33,6 +31,7 @@ from scan_tf.training import checkpoint
 from scan_tf.training.loader import Inputs
 from scan_tf.training.optim import Optimizer, Schedule
 from scan_tf.training.profiler import profiled
+from scan_tf.training.progress import Progress
 
 
 class Batches(Protocol):
@@ -101,6 +100,7 @@ class Trainer:
         self._window: list[dict[str, Any]] = []
         self._checkpoint = directory / "ckpt" / "state.npz"
         self._log = directory / "metrics.jsonl"
+        self._progress: Progress | None = None
 
     def update(self, inputs: Inputs) -> dict[str, tf.Tensor]:
         """One step of training; the one place where variables change. Graph code."""
@@ -149,20 +149,23 @@ class Trainer:
         """
         start = self._restore()
         steps_per_epoch = self.loader.steps_per_epoch
-        saved = time.monotonic()
-        with _Signals() as signals, self._progress(start) as bar, self._writer() as writer:
+        saved, shown = time.monotonic(), self.runtime.progress
+        progress = Progress(self.directory, self.total_steps, start, shown=shown)
+        with _Signals() as signals, progress, self._writer() as writer:
+            self._progress = progress
             steps = self.steps(start)
             if self.runtime.profile:
                 steps = profiled(steps, self.directory / "profile")
             for step, metrics in steps:
                 self._window.append(metrics)
-                bar.update(step - bar.n)
+                progress.update(step)
                 epoch, position = divmod(step, steps_per_epoch)
                 if step % self.runtime.log_every == 0 or position == 0:
                     row = self._means(step)
                     if position == 0 and self.hook is not None:
                         row |= self.hook(epoch)
-                    self._write(row, bar, writer)
+                    self._write(row, writer)
+                    progress.log(row)
                 due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
                 if due or signals.received or step == self.total_steps:
                     self._save(step)
@@ -177,16 +180,17 @@ class Trainer:
     def steps(self, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Make the steps from `start` on; after each call, how many are done and its metrics."""
         inputs = self.loader.inputs(start, self.total_steps)
-        step, began = start, time.monotonic()
+        step, progress = start, self._progress
+        how = "XLA" if self._jit else "no XLA"
+        if progress and start < self.total_steps:
+            progress.announce(how)
         while step < self.total_steps:
             ends = (self.runtime.log_every, self.loader.steps_per_epoch)
             count = min(self._per_call, *(end - step % end for end in ends))
             rows = list(itertools.islice(inputs, count))
             metrics = self._update(rows[0]) if self._per_call == 1 else self._call(rows)
-            if step == start and self.runtime.progress:
-                how = "XLA" if self._jit else "no XLA"
-                took = time.monotonic() - began
-                tqdm.write(f"  {self.directory.name}: compiling ({how}) took {took:.1f} s")
+            if progress and step == start:
+                progress.compiled(how)
             step += count
             yield step, metrics
 
@@ -237,27 +241,13 @@ class Trainer:
             )
         return rows
 
-    def _write(
-        self, row: dict[str, float], bar: tqdm, writer: tf.summary.SummaryWriter | None
-    ) -> None:
+    def _write(self, row: dict[str, float], writer: tf.summary.SummaryWriter | None) -> None:
         with open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "epoch", "lr")]
-        bar.set_postfix_str(" ".join(shown), refresh=False)
         if writer is not None:
             with writer.as_default(step=int(row["step"])):
                 for name, value in row.items():
                     tf.summary.scalar(name, value)
-
-    def _progress(self, start: int) -> tqdm:
-        return tqdm(
-            total=self.total_steps,
-            initial=start,
-            desc=self.directory.name,
-            unit="step",
-            disable=not self.runtime.progress,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-        )
 
     @contextlib.contextmanager
     def _writer(self) -> Iterator[tf.summary.SummaryWriter | None]:

@@ -71,6 +71,13 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
     )
 
 
+def check(config: DataConfig) -> None:
+    """Refuse a folder that is not there or holds no images; raises as `load`."""
+    train, _ = _find_splits(config.path)
+    if not list_images([train]):
+        raise DataError(f"{train}: no images. Looked for {', '.join(sorted(SUFFIXES))} in it.")
+
+
 def _find_splits(path: str | None) -> tuple[Path, Path | None]:
     """The folders of train and of test; the second is None where there is none."""
     if path is None:

@@ -1,20 +1,13 @@
-"""The program `scan-tf`. The scripts in `scripts/` call the same functions."""
+"""The commands that make something of images: the stages, sweeps, imports, predictions."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from scan_tf import __version__
-from scan_tf.errors import ConfigError, Interrupted, ScanError
-
-if TYPE_CHECKING:
-    from scan_tf.pipeline.run_dir import Run
+from scan_tf.cli.arguments import add_run_arguments, open_run
+from scan_tf.errors import ConfigError, MissingDataError
 
 _STAGES = {
     "run": "all stages, from images to the exported classifier",
@@ -25,70 +18,13 @@ _STAGES = {
     "evaluate": "score, draw, and write eval/report.json",
     "export": "write the SavedModel",
 }
-_GO_ON = "Run the same command, without --redo, to go on."
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program.
-
-    Args:
-        argv: arguments; None: those of the process.
-
-    Returns:
-        0 done, 2 bad input or config, 3 data missing, 130 or 143 interrupted and resumable.
-    """
-    arguments = _parse(argv)
-    signal.signal(signal.SIGTERM, _terminate)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        arguments.function(arguments)
-    except ScanError as error:
-        print(f"scan-tf: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"scan-tf: {error}", file=sys.stderr)
-        return ScanError.exit_code
-    except KeyboardInterrupt:
-        print(f"scan-tf: interrupted. {_GO_ON}", file=sys.stderr)
-        return 130
-    return 0
-
-
-def stage_main(stage: str) -> int:
-    """The program of `scripts/<stage>.py`: the arguments of `scan-tf <stage>`."""
-    return main([stage, *sys.argv[1:]])
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments; overrides may stand before, between and after the options."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and not (hasattr(arguments, "overrides") and all(_is_override(r) for r in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        arguments.overrides += rest
-    if getattr(arguments, "seeds", None) is not None:
-        arguments.overrides += [text for text in arguments.seeds if _is_override(text)]
-        seeds = [text for text in arguments.seeds if not _is_override(text)]
-        if not seeds or not all(text.isdecimal() for text in seeds):
-            parser.error(f"--seeds: expected whole numbers, got '{' '.join(seeds)}'")
-        arguments.seeds = [int(text) for text in seeds]
-    return arguments
-
-
-def _is_override(text: str) -> bool:
-    return "=" in text and not text.startswith("-")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scan-tf", description="Learn to classify images without labels (SCAN)."
-    )
-    parser.add_argument("--version", action="version", version=f"scan-tf {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def add(commands: Any) -> None:
+    """Add the commands."""
     for name, text in _STAGES.items():
         stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-        _add_run(stage)
+        add_run_arguments(stage)
         stage.add_argument(
             "--redo",
             metavar="STAGE",
@@ -118,16 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_import_torch(commands)
     _add_predict(commands)
     _add_prepare(commands)
-    return parser
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say which run."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML of the experiment")
-    parser.add_argument(
-        "--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/NAME)"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scan.epochs=20")
 
 
 def _add_sweep(commands: Any) -> None:
@@ -138,7 +64,7 @@ def _add_sweep(commands: Any) -> None:
         description=f"{text.capitalize()}. Example: scan-tf sweep --run-dir runs/cifar10 "
         "scan.entropy_weight=1,2,5 scan.epochs=10 --seeds 0 1 2",
     )
-    _add_run(sweep)
+    add_run_arguments(sweep)
     sweep.add_argument("--seeds", nargs="+", metavar="N", help="of the clustering; each point's")
     sweep.add_argument("--name", help="of the folder in RUN_DIR/sweeps (default: the settings)")
     sweep.add_argument("--no-selflabel", action="store_true", help="score SCAN alone")
@@ -149,7 +75,7 @@ def _add_import_torch(commands: Any) -> None:
     text = "start from a PyTorch checkpoint of the official code or of MoCo"
     port = commands.add_parser("import-torch", help=text, description=f"S{text[1:]}.")
     port.add_argument("file", type=Path, metavar="FILE", help="such as simclr_cifar-10.pth.tar")
-    _add_run(port)
+    add_run_arguments(port)
     port.add_argument(
         "--stage",
         choices=["pretext", "scan", "selflabel"],
@@ -188,11 +114,11 @@ def _run_stages(arguments: argparse.Namespace) -> None:
     if getattr(arguments, "seeds", None):
         _repeat(arguments)
         return
-    from scan_tf.pipeline import stages
-
     if getattr(arguments, "profile", False):
         arguments.overrides.append("runtime.profile=true")
-    work = _open(arguments)
+    work = open_run(arguments)
+    from scan_tf.pipeline import stages
+
     if arguments.redo:
         work.redo(arguments.redo)
     if getattr(arguments, "split", None):
@@ -214,44 +140,34 @@ def _run_stages(arguments: argparse.Namespace) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
-    from scan_tf.experiments import sweep, variants
+    from scan_tf.experiments import variants
 
     arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
     how = {"seeds": arguments.seeds, "name": arguments.name}
-    sweep.run(_open(arguments), axes, fixed, selflabel=not arguments.no_selflabel, **how)
+    work = open_run(arguments)
+    from scan_tf.experiments import sweep
+
+    sweep.run(work, axes, fixed, selflabel=not arguments.no_selflabel, **how)
 
 
 def _repeat(arguments: argparse.Namespace) -> None:
-    from scan_tf.experiments import sweep, variants
+    from scan_tf.experiments import variants
 
     if arguments.redo or arguments.split:
         raise ConfigError("--seeds: goes without --redo and --split. Try evaluate.split=train.")
     arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
     if axes:
         raise ConfigError(f"{[*axes][0]}: has several values; those are for scan-tf sweep.")
-    sweep.repeat(_open(arguments), arguments.seeds, fixed)
+    work = open_run(arguments)
+    from scan_tf.experiments import sweep
 
-
-def _open(arguments: argparse.Namespace) -> Run:
-    """The run that the arguments name; its own config where no other is given."""
-    from scan_tf import config
-    from scan_tf.pipeline.run_dir import Run
-
-    path, root = arguments.config, arguments.run_dir
-    if path is None and root is None:
-        raise ConfigError("--config: give a YAML file, or --run-dir of an existing run.")
-    if path is None:
-        path = root / "config.yaml"
-        if not path.exists():
-            raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
-    settings = config.load(path, arguments.overrides)
-    return Run(settings, root or Path("runs") / settings.name)
+    sweep.repeat(work, arguments.seeds, fixed)
 
 
 def _import_torch(arguments: argparse.Namespace) -> None:
+    work = open_run(arguments)
     from scan_tf.pipeline import porting
 
-    work = _open(arguments)
     stage = porting.import_checkpoint(
         work, arguments.file, stage=arguments.stage, head=arguments.head, redo=arguments.redo
     )
@@ -259,6 +175,13 @@ def _import_torch(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    from scan_tf import lazy
+    from scan_tf.data.images import list_images
+
+    if not arguments.run_dir.is_dir():
+        raise MissingDataError(f"{arguments.run_dir}: no such folder. Give the directory of a run.")
+    list_images(arguments.paths)
+    lazy.load_tensorflow()
     from scan_tf.pipeline.prediction import predict
 
     predict(
@@ -272,14 +195,11 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    from scan_tf import lazy
+
+    if not arguments.source.is_dir():
+        raise MissingDataError(f"{arguments.source}: no such folder (--from).")
+    lazy.load_tensorflow()
     from scan_tf.data.prepare import prepare
 
     print(f"prepared: {prepare(arguments.source, arguments.name, arguments.data_dir)}")
-
-
-def _terminate(number: int, _: object) -> None:
-    raise Interrupted(number, f"terminated. {_GO_ON}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,63 @@
+"""How far a run is, from its directory alone: nothing is computed and TensorFlow is not loaded."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from scan_tf import config
+from scan_tf.errors import ConfigError
+from scan_tf.pipeline.run_dir import STAGES, Run
+from scan_tf.training.progress import FILE, duration
+
+_TRAINED = ("pretext", "scan", "selflabel")
+
+
+def describe(root: Path) -> str:
+    """A line for each stage: done, running or not begun, how far, and how long the rest takes.
+
+    Raises:
+        ConfigError: the directory holds no run.
+        StageError: a record is damaged.
+    """
+    path = root / "config.yaml"
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file. Give the directory of a run.")
+    run = Run(config.load(path), root)
+    lines = [f"{run.config.name}: {root}", *(_line(run, stage) for stage in STAGES)]
+    begun = [stage for stage in STAGES if run.record(stage)]
+    if len(begun) < len(STAGES) or any(run.record(s)["status"] != "done" for s in begun):
+        lines.append(f"to go on: scan-tf run --run-dir {root}")
+    return "\n".join(lines)
+
+
+def steps(folder: Path) -> dict[str, Any]:
+    """Of a training stage's folder: step, total, steps_per_second and age_s; {} where unknown."""
+    path = folder / FILE
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return facts | {"age_s": time.time() - path.stat().st_mtime}
+    except (OSError, ValueError):
+        return {}
+
+
+def _line(run: Run, stage: str) -> str:
+    record = run.record(stage)
+    if not record:
+        epochs = f", {getattr(run.config, stage).epochs} epochs" if stage in _TRAINED else ""
+        return f"  {stage:10} not begun{epochs}"
+    if record["status"] == "done":
+        return f"  {stage:10} done, in {duration(record['wall_time_s'])}"
+    text = f"  {stage:10} {record['status']}"
+    if stage not in _TRAINED:
+        return text
+    found = steps(run.folder(stage))
+    if not found:
+        return f"{text}, no step yet"
+    step, total, rate = found["step"], found["total"], found["steps_per_second"]
+    text += f", step {step:,} of {total:,} ({step / total:.0%})"
+    if rate:
+        text += f", {rate:.3g} steps/s: {duration((total - step) / rate)} left"
+    return f"{text}; seen {duration(found['age_s'])} ago"
