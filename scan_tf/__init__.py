@@ -40,10 +40,14 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Config": "config",
+    "Fitted": "pipeline.fitting",
     "ImageSet": "data.image_set",
     "ResNet": "models.resnet",
+    "Scan": "pipeline.estimator",
     "ScanError": "errors",
     "cluster_scores": "evaluation.metrics",
+    "fit": "pipeline.fitting",
+    "from_array": "data.arrays",
     "load_config": "config:load",
     "load_data": "data.sources:load",
     "mine": "features.neighbors",

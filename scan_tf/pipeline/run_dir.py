@@ -63,6 +63,7 @@ class Run:
     def __init__(self, settings: config.Config, root: Path):
         self.config = settings
         self.root = root
+        self._images: dict[Split, ImageSet | None] = {}
 
     @functools.cached_property
     def device(self) -> machine.Device:
@@ -80,10 +81,11 @@ class Run:
         sequence = np.random.SeedSequence([self.config.seed, number, again])
         return int(sequence.generate_state(1)[0] >> 1)
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - a run lives as long as the program
     def images(self, split: Split) -> ImageSet | None:
         """A split of the data set, read once; None where there is none."""
-        return sources.load(self.config.data, split)
+        if split not in self._images:
+            self._images[split] = sources.load(self.config.data, split)
+        return self._images[split]
 
     @property
     def pretext_images(self) -> ImageSet:
