@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scan_tf.cli.arguments import add_run_arguments, open_run
-from scan_tf.errors import ConfigError, MissingDataError
+from scan_tf.errors import TO_BE_CONTINUED, ConfigError, MissingDataError
+
+if TYPE_CHECKING:
+    from scan_tf.pipeline.run_dir import Run
 
 _STAGES = {
     "run": "all stages, from images to the exported classifier",
@@ -38,6 +42,24 @@ def add(commands: Any) -> None:
                 help="write a profile of a few training steps, for TensorBoard",
             )
         stage.set_defaults(function=_run_stages)
+    run = commands.choices["run"]
+    run.add_argument(
+        "--stop-after",
+        type=float,
+        metavar="MINUTES",
+        help="stop with everything saved before so many minutes are over; the same command goes "
+        f"on (exit code {TO_BE_CONTINUED})",
+    )
+    run.add_argument(
+        "--margin",
+        type=float,
+        default=20,
+        metavar="SECONDS",
+        help="so long before that the stages are told to stop (default: 20)",
+    )
+    run.add_argument(
+        "--seeds", nargs="+", metavar="N", help="then repeat the clustering with these seeds"
+    )
     commands.choices["evaluate"].add_argument(
         "--split", metavar="NAME", help="score another split than evaluate.split, beside it"
     )
@@ -110,10 +132,10 @@ def _add_prepare(commands: Any) -> None:
     prepare.set_defaults(function=_prepare)
 
 
-def _run_stages(arguments: argparse.Namespace) -> None:
-    if getattr(arguments, "seeds", None):
-        _repeat(arguments)
-        return
+def _run_stages(arguments: argparse.Namespace) -> int:
+    if arguments.command == "evaluate" and arguments.seeds:
+        return _repeat(arguments)
+    start = time.monotonic()
     if getattr(arguments, "profile", False):
         arguments.overrides.append("runtime.profile=true")
     work = open_run(arguments)
@@ -123,20 +145,49 @@ def _run_stages(arguments: argparse.Namespace) -> None:
         work.redo(arguments.redo)
     if getattr(arguments, "split", None):
         stages.evaluate_split(work, arguments.split)
-        return
+        return 0
     if getattr(arguments, "format", None) == "torch":
         from scan_tf.pipeline import porting
 
         print(f"PyTorch checkpoints: {porting.export_torch(work)}")
-        return
+        return 0
     if arguments.command == "run":
-        stages.run_all(work)
+        if not _run_all(work, arguments, start):
+            return TO_BE_CONTINUED
     else:
         stages.run_stage(work, arguments.command)
     if arguments.command in ("run", "evaluate"):
         print(f"\nreport and pictures: {work.folder('evaluate')}")
     if arguments.command in ("run", "export"):
         print(f"SavedModel: {work.folder('export')}")
+    return 0
+
+
+def _run_all(run: Run, arguments: argparse.Namespace, start: float) -> bool:
+    """All stages, within a time limit where one is given; whether they are done."""
+    from scan_tf.pipeline import sizes, stages
+
+    if arguments.config is not None:  # that of a run directory has been fitted
+        given = {text.partition("=")[0] for text in arguments.overrides}
+        run.config, notes = sizes.fitted(run.config, len(run.train_images), given=given)
+        for note in notes:
+            print(f"{note}: there are only {len(run.train_images)} images")
+    if arguments.stop_after is None and not arguments.seeds:
+        stages.run_all(run)
+        return True
+    from scan_tf.experiments import legs, sweep
+
+    if arguments.stop_after is None:
+        stages.run_all(run)
+        sweep.repeat(run, arguments.seeds)
+        return True
+    return legs.run(
+        run,
+        budget_s=60 * arguments.stop_after,
+        margin_s=arguments.margin,
+        seeds=arguments.seeds or (),
+        start=start,
+    )
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
@@ -150,7 +201,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
     sweep.run(work, axes, fixed, selflabel=not arguments.no_selflabel, **how)
 
 
-def _repeat(arguments: argparse.Namespace) -> None:
+def _repeat(arguments: argparse.Namespace) -> int:
     from scan_tf.experiments import variants
 
     if arguments.redo or arguments.split:
@@ -162,6 +213,7 @@ def _repeat(arguments: argparse.Namespace) -> None:
     from scan_tf.experiments import sweep
 
     sweep.repeat(work, arguments.seeds, fixed)
+    return 0
 
 
 def _import_torch(arguments: argparse.Namespace) -> None:

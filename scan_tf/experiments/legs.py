@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scan_tf import files, machine
-from scan_tf.errors import ConfigError, Interrupted, ScanError, StageError
+from scan_tf.errors import TO_BE_CONTINUED, ConfigError, Interrupted, ScanError, StageError
 from scan_tf.experiments import sweep
 from scan_tf.features.embedding import embed
 from scan_tf.files import read_metrics
@@ -29,8 +29,6 @@ from scan_tf.machine import hardware
 from scan_tf.pipeline import build, stages
 from scan_tf.pipeline.run_dir import STAGES, Run
 
-# Exit code of a leg that ended with its budget (EX_TEMPFAIL of sysexits.h: try again).
-TO_BE_CONTINUED = 75
 # Seconds before the end of the budget at which a leg stops: a step, an epoch's scores, a save.
 MARGIN_S = 20.0
 _TRAINED = ("pretext", "scan", "selflabel")

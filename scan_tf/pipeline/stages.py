@@ -25,7 +25,7 @@ from scan_tf.methods.task import Task
 from scan_tf.models.backbone import Backbone
 from scan_tf.models.heads import ClusterHeads, new_heads
 from scan_tf.models.weights import load_weights, save_weights
-from scan_tf.pipeline import baselines, build, savedmodel
+from scan_tf.pipeline import baselines, build, savedmodel, sizes, summary
 from scan_tf.pipeline.monitor import KnnMonitor
 from scan_tf.pipeline.run_dir import STAGES, TITLES, Run
 from scan_tf.pipeline.selection import Selection, validation
@@ -56,11 +56,10 @@ def run_all(work: Run) -> None:
     """`run` for a run directory that is open already; raises as it does."""
     if not work.is_done("pretext"):
         # Refuse now what a later stage would refuse, after hours of training.
-        train, evaluated = work.train_images, report.evaluated_images(work)
-        print(
-            f"{train.name}: {len(train):,} images to train on, {len(evaluated):,} to evaluate, "
-            f"{work.num_clusters} clusters"
-        )
+        evaluated, test = report.evaluated_images(work), work.images("test")
+        for line in summary.lines(work, evaluated):
+            print(line)
+        sizes.check(work.config, len(work.train_images), None if test is None else len(test))
     for stage in STAGES:
         run_stage(work, stage)
 

@@ -53,7 +53,16 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
     if not files:
         raise DataError(f"{root}: no images. Looked for {', '.join(sorted(SUFFIXES))} in it.")
     names = _class_names([r for r in (train, test) if r is not None])
-    images, kept, skipped = _read_all(files, config.image_size or DEFAULT_SIZE)
+    size = config.image_size or DEFAULT_SIZE
+    images, kept, skipped, small = _read_all(files, size)
+    if small:
+        side = int(np.median(small))
+        _log.warning(
+            "%s: %d of %d images are smaller than data.image_size=%d, most of them about %d "
+            "pixels: they are enlarged, and every step costs %.1f times as much as with "
+            "data.image_size=%d.",
+            *(root, len(small), len(files), size, side, (size / side) ** 2, side),
+        )
     if skipped:
         _report(root, len(files), skipped, config.strict)
     ids = {name: i for i, name in enumerate(names)}
@@ -118,16 +127,20 @@ def _class_of(path: Path, root: Path) -> str | None:
 
 def _read_all(
     files: Sequence[Path], size: int
-) -> tuple[np.ndarray, list[Path], list[tuple[Path, DataError]]]:
-    """Images uint8 [N, size, size, 3] of the readable files, those files, and the others."""
+) -> tuple[np.ndarray, list[Path], list[tuple[Path, DataError]], list[int]]:
+    """Images uint8 [N,size,size,3] of the readable files, those files, the others; small sides."""
     from tqdm import tqdm
 
     images = allocate(len(files), size)
     fit = fitter(size)
+    small: list[int] = []
 
     def read(index: int) -> DataError | None:
         try:
-            images[index] = fit(read_image(files[index]))
+            image = read_image(files[index])
+            images[index] = fit(image)
+            if (side := min(image.shape[:2])) < size:
+                small.append(side)
         except DataError as error:
             return error
         return None
@@ -142,7 +155,7 @@ def _read_all(
         if new != old:
             images[new] = images[old]
     skipped = [(files[i], error) for i, error in enumerate(errors) if error is not None]
-    return images[: len(good)], [files[i] for i in good], skipped
+    return images[: len(good)], [files[i] for i in good], skipped, small
 
 
 def _report(

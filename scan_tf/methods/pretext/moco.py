@@ -66,6 +66,7 @@ class Method(Pretext):
     """
 
     views = {"query": View("simclr"), "key": View("simclr")}
+    passes = 1 + 1 / 3
 
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int

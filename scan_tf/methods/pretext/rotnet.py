@@ -32,6 +32,7 @@ class Method(Pretext):
     """The batch is turned inside the loss: B images make 4B inputs."""
 
     views = {"image": View("weak")}
+    passes = 4
 
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int
