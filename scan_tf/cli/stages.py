@@ -44,6 +44,17 @@ def add(commands: Any) -> None:
         stage.set_defaults(function=_run_stages)
     run = commands.choices["run"]
     run.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="fit the epochs of all stages to so many minutes on this machine",
+    )
+    run.add_argument(
+        "--finish",
+        action="store_true",
+        help="end the stage that was interrupted with what it has learnt so far, and go on",
+    )
+    run.add_argument(
         "--stop-after",
         type=float,
         metavar="MINUTES",
@@ -165,13 +176,17 @@ def _run_stages(arguments: argparse.Namespace) -> int:
 
 def _run_all(run: Run, arguments: argparse.Namespace, start: float) -> bool:
     """All stages, within a time limit where one is given; whether they are done."""
-    from scan_tf.pipeline import sizes, stages
+    from scan_tf.pipeline import sizes, stages, timing
 
     if arguments.config is not None:  # that of a run directory has been fitted
         given = {text.partition("=")[0] for text in arguments.overrides}
         run.config, notes = sizes.fitted(run.config, len(run.train_images), given=given)
         for note in notes:
             print(f"{note}: there are only {len(run.train_images)} images")
+    if arguments.minutes is not None:
+        timing.fit(run, 60 * arguments.minutes, start)
+    if arguments.finish:
+        timing.finish(run)
     if arguments.stop_after is None and not arguments.seeds:
         stages.run_all(run)
         return True

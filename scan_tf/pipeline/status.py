@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from scan_tf import config
 from scan_tf.errors import ConfigError
+from scan_tf.pipeline import plan
+from scan_tf.pipeline.plan import Seen
 from scan_tf.pipeline.run_dir import STAGES, Run
 from scan_tf.training.progress import FILE, duration
 
@@ -26,11 +29,26 @@ def describe(root: Path) -> str:
     if not path.exists():
         raise ConfigError(f"{path}: no such file. Give the directory of a run.")
     run = Run(config.load(path), root)
-    lines = [f"{run.config.name}: {root}", *(_line(run, stage) for stage in STAGES)]
+    left = plan.remaining(run.config, seen(root, _TRAINED))
+    lines = [f"{run.config.name}: {root}"]
+    lines += [_line(run, stage, left.get(stage)) for stage in STAGES]
     begun = [stage for stage in STAGES if run.record(stage)]
     if len(begun) < len(STAGES) or any(run.record(s)["status"] != "done" for s in begun):
+        rest = [s for stage, s in left.items() if run.record(stage).get("status") != "done"]
+        if rest:
+            lines.append(f"about {duration(sum(rest))} of computing are left")
         lines.append(f"to go on: scan-tf run --run-dir {root}")
     return "\n".join(lines)
+
+
+def seen(root: Path, stages: Iterable[str]) -> dict[str, Seen]:
+    """Of training stages in a run directory: their steps and how fast they were, where known."""
+    found = {stage: steps(root / stage) for stage in stages}
+    return {
+        stage: Seen(f["step"], f["total"], f["steps_per_second"], f["compile_s"])
+        for stage, f in found.items()
+        if f.get("steps_per_second")
+    }
 
 
 def steps(folder: Path) -> dict[str, Any]:
@@ -43,11 +61,12 @@ def steps(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _line(run: Run, stage: str) -> str:
+def _line(run: Run, stage: str, left: float | None) -> str:
     record = run.record(stage)
     if not record:
         epochs = f", {getattr(run.config, stage).epochs} epochs" if stage in _TRAINED else ""
-        return f"  {stage:10} not begun{epochs}"
+        about = "" if left is None else f", about {duration(left)}"
+        return f"  {stage:10} not begun{epochs}{about}"
     if record["status"] == "done":
         return f"  {stage:10} done, in {duration(record['wall_time_s'])}"
     text = f"  {stage:10} {record['status']}"

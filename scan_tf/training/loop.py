@@ -14,7 +14,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,6 +70,8 @@ class Trainer:
         runtime: logging, checkpointing and profiling.
         device: whether the step is compiled by XLA.
         hook: called after every epoch.
+        finish: make no step where there is a checkpoint; what it holds is the result.
+        when_known: called once with the `Progress`, when the rate means something.
     """
 
     def __init__(
@@ -82,9 +84,12 @@ class Trainer:
         runtime: RuntimeConfig,
         device: Device,
         hook: EpochHook | None = None,
+        finish: bool = False,
+        when_known: Callable[[Progress], None] | None = None,
     ):
         self.task, self.loader, self.config = task, loader, config
         self.directory, self.runtime, self.hook = directory, runtime, hook
+        self._finish, self._when_known = finish, when_known
         self.optimizer = Optimizer(config.optimizer, task.trainable_variables)
         self.schedule = Schedule(
             config.optimizer, epochs=config.epochs, steps_per_epoch=loader.steps_per_epoch
@@ -145,12 +150,21 @@ class Trainer:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the state has been saved.
-            TrainingError: the loss is not finite.
+            TrainingError: the loss is not finite, or there is no whole epoch to finish with.
         """
         start = self._restore()
         steps_per_epoch = self.loader.steps_per_epoch
+        if self._finish and start:
+            if start < steps_per_epoch:
+                raise TrainingError(
+                    f"{self.directory}: the first epoch has not ended (step {start} of "
+                    f"{steps_per_epoch}), so that there is nothing to finish with yet."
+                )
+            return
         saved, shown = time.monotonic(), self.runtime.progress
-        progress = Progress(self.directory, self.total_steps, start, shown=shown)
+        progress = Progress(
+            self.directory, self.total_steps, start, shown=shown, when_known=self._when_known
+        )
         with _Signals() as signals, progress, self._writer() as writer:
             self._progress = progress
             steps = self.steps(start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,13 +24,25 @@ class Progress:
 
     Args:
         directory: of the stage; `progress.json` is written there: step, total, steps_per_second
-            (None while unknown).
+            (None while unknown), compile_s.
         total: steps in all.
         start: steps that are done already.
         shown: whether anything is printed.
+        when_known: called once, as soon as the rate means something.
+
+    Attributes:
+        compile_s: time of the first call.
     """
 
-    def __init__(self, directory: Path, total: int, start: int, *, shown: bool):
+    def __init__(
+        self,
+        directory: Path,
+        total: int,
+        start: int,
+        *,
+        shown: bool,
+        when_known: Callable[[Progress], None] | None = None,
+    ):
         self.name, self.path = directory.name, directory / FILE
         self.total, self.step, self.shown = total, start, shown
         self._bar = tqdm(
@@ -41,6 +53,8 @@ class Progress:
             disable=not (shown and sys.stderr.isatty()),
             bar_format=_BAR,
         )
+        self.compile_s = 0.0
+        self._when_known = when_known
         self._metrics = ""
         self._calls, self._first = 0, (0.0, start)
         self._told = self._written = time.monotonic()
@@ -60,9 +74,9 @@ class Progress:
 
     def compiled(self, compiler: str) -> None:
         """Say how long that took."""
+        self.compile_s = time.monotonic() - self._told
         if self.shown:
-            took = time.monotonic() - self._told
-            tqdm.write(f"  {self.name}: compiling ({compiler}) took {took:.1f} s")
+            tqdm.write(f"  {self.name}: compiling ({compiler}) took {self.compile_s:.1f} s")
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Show the latest metrics."""
@@ -75,6 +89,9 @@ class Progress:
         if not self._calls:
             self._first = (now, step)
         self._calls += 1
+        if self._when_known is not None and self.rate() is not None:
+            self._when_known(self)
+            self._when_known = None
         if now - self._written > _FILE_S:
             self._written = now
             self._write()
@@ -101,7 +118,12 @@ class Progress:
         return f"{rate:.3g} steps/s, {left} left, {self._metrics}".rstrip(", ")
 
     def _write(self) -> None:
-        facts = {"step": self.step, "total": self.total, "steps_per_second": self.rate()}
+        facts = {
+            "step": self.step,
+            "total": self.total,
+            "steps_per_second": self.rate(),
+            "compile_s": round(self.compile_s, 2),
+        }
         files.write_text(self.path, json.dumps(facts) + "\n")
 
 
