@@ -1,4 +1,4 @@
-"""The README's table of results, from the folder `results/` alone.
+"""The tables of results in README.md and docs/results.md, from the folder `results/` alone.
 
 Each folder that `publish.add` wrote gives a row and a note, and `results/published.json` the rows
 of the paper for the same data. Nothing in the table is typed by hand.
@@ -13,7 +13,10 @@ from typing import Any
 
 from scan_tf.errors import DataError
 
+# Around the whole table with its notes, and around its rows alone.
 START, END = "<!-- results:start -->", "<!-- results:end -->"
+ROWS_START, ROWS_END = "<!-- results:rows:start -->", "<!-- results:rows:end -->"
+_NOTES = "docs/results.md"
 _MEASURED = ("pretext", "neighbors", "scan", "selflabel")  # evaluating is no part of the method
 _CLUSTERINGS = ("kmeans_features", "scan", "selflabel")
 _SCORES = ("acc", "nmi", "ari")
@@ -32,38 +35,49 @@ _LEGEND = (
 Score = tuple[float | None, float | None]
 
 
-def table(results: Path) -> str:
+def table(results: Path, *, top: str = "") -> str:
     """The Markdown of all results: rows by data set, the paper's below ours, then the notes.
 
     Args:
         results: the folder of all results.
+        top: what leads from the text to the folder above `results`, such as "../".
 
     Raises:
         DataError: a file is missing or damaged.
     """
+    lines, legend, notes = _parts(results, top, "")
+    return "\n".join([*lines, "", legend, "", *notes])
+
+
+def rows(results: Path) -> str:
+    """The rows alone, for the README; the numbers lead to the notes. Raises as `table` does."""
+    return "\n".join(_parts(results, "", f"({_NOTES})")[0])
+
+
+def _parts(results: Path, top: str, notes_link: str) -> tuple[list[str], str, list[str]]:
+    """Lines of the table, the legend, the notes."""
     folders = [path.parent for path in sorted(results.glob("*/environment.json"))]
     entries = [_Entry(folder) for folder in folders]
     published = _json(results / "published.json")
-    rows, notes = [_HEADER, ("---",) * len(_HEADER)], list[str]()
+    found, notes = [_HEADER, ("---",) * len(_HEADER)], list[str]()
     sources: dict[str, None] = {}
     for data in dict.fromkeys(entry.report["data"] for entry in entries):
         for entry in (e for e in entries if e.report["data"] == data):
             notes.append(f"{len(notes) + 1}. {entry.note()}")
-            rows.append((*entry.cells(), f"[{len(notes)}]"))
+            found.append((*entry.cells(top), f"[{len(notes)}]{notes_link}"))
         for row in (p for p in published if p["data"] == data):
             cells = [_published(row.get(k, {})) for k in ("kmeans", "scan", "selflabel")]
             name = _NAMES.get(data, data)
-            rows.append((name, f"*{row['config']}*", _DASH, _DASH, *cells, _DASH, "*published*"))
+            found.append((name, f"*{row['config']}*", _DASH, _DASH, *cells, _DASH, "*published*"))
             sources[row["source"]] = None
     legend = _LEGEND
     if sources:
         legend += f" *Published*: figures of the paper, for comparison ({'. '.join(sources)})."
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", legend, "", *notes])
+    return ["| " + " | ".join(row) + " |" for row in found], legend, notes
 
 
 def update(readme: Path, results: Path) -> bool:
-    """Rewrite the part of a text between START and END; returns whether it changed.
+    """Rewrite the part of a text between the markers; returns whether it changed.
 
     Raises:
         DataError: the markers are missing, or as for `table`.
@@ -75,7 +89,7 @@ def update(readme: Path, results: Path) -> bool:
 
 
 def check(readme: Path, results: Path) -> None:
-    """Raise DataError unless the part between START and END is what `update` would write."""
+    """Raise DataError unless the part between the markers is what `update` would write."""
     before, after = _with_table(readme, results)
     if before != after:
         raise DataError(f"{readme}: is out of date. Run: python scripts/results.py table")
@@ -92,7 +106,7 @@ class _Entry:
         path = folder / "scores.json"
         self.scores: dict[str, Any] = _json(path) if path.exists() else {}
 
-    def cells(self) -> list[str]:
+    def cells(self, top: str) -> list[str]:
         """What a row says, less the number of its note."""
         name = self.report["data"]
         data = self.environment["data_note"] or _NAMES.get(name, name)
@@ -100,7 +114,7 @@ class _Entry:
         clusterings = (self._cell(stage, _SCORES) for stage in _CLUSTERINGS)
         minutes = sum(self._minutes().values())
         name = self.folder.name[len("2026-01-01-") :]
-        link = f"[{name}]({self.folder.parent.name}/{self.folder.name})"
+        link = f"[{name}]({top}{self.folder.parent.name}/{self.folder.name})"
         return [data, link, *pretext, *clusterings, f"{minutes:.0f}"]
 
     def note(self) -> str:
@@ -171,11 +185,14 @@ def _percent(value: float | None) -> float | None:
 def _with_table(readme: Path, results: Path) -> tuple[str, str]:
     """The text as it is, and as it should be."""
     text = readme.read_text(encoding="utf-8")
-    head, start, rest = text.partition(START)
-    _, end, tail = rest.partition(END)
+    first, last = (ROWS_START, ROWS_END) if ROWS_START in text else (START, END)
+    head, start, rest = text.partition(first)
+    _, end, tail = rest.partition(last)
     if not start or not end:
         raise DataError(f"{readme}: expected a line '{START}' and, below it, '{END}'.")
-    return text, f"{head}{start}\n{table(results)}\n{end}{tail}"
+    top = "../" if readme.resolve().parent.name == "docs" else ""
+    new = rows(results) if start == ROWS_START else table(results, top=top)
+    return text, f"{head}{start}\n{new}\n{end}{tail}"
 
 
 def _json(path: Path) -> Any:

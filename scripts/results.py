@@ -16,6 +16,7 @@ from scan_tf import cli
 from scan_tf.errors import ScanError
 
 ROOT = Path(__file__).parents[1]
+README, NOTES = ROOT / "README.md", ROOT / "docs" / "results.md"
 
 
 def main() -> int:
@@ -48,10 +49,11 @@ def _add(arguments: argparse.Namespace) -> None:
 def _table(arguments: argparse.Namespace) -> None:
     import result_table
 
-    if arguments.check:
-        result_table.check(arguments.readme, arguments.results)
-    elif result_table.update(arguments.readme, arguments.results):
-        print(f"rewritten: {arguments.readme}")
+    for text in [arguments.readme] if arguments.readme else [README, NOTES]:
+        if arguments.check:
+            result_table.check(text, arguments.results)
+        elif result_table.update(text, arguments.results):
+            print(f"rewritten: {text}")
 
 
 def _weights(arguments: argparse.Namespace) -> None:
@@ -84,9 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--commit", metavar="HASH", help="(default: as the run recorded it)")
     add.add_argument("--note", metavar="TEXT", help="what else a reader has to know")
     add.set_defaults(function=_add)
-    table = commands.add_parser("table", help="rewrite the README's table")
+    table = commands.add_parser("table", help="rewrite the tables in README and docs/results.md")
     table.add_argument("--check", action="store_true", help="fail if it is out of date")
-    table.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
+    table.add_argument("--readme", type=Path, metavar="FILE", help="another text with a table")
     table.set_defaults(function=_table)
     for command in (add, table):
         command.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR")
