@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 # Exit code of a run that ended with its time (EX_TEMPFAIL of sysexits.h: try again).
 TO_BE_CONTINUED = 75
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ScanError as error:
         print(f"scan-tf: {error}", file=sys.stderr)
         if isinstance(error, Interrupted) and arguments.command == "run":
-            print("To end this stage with what it has learnt so far, add --finish.", file=sys.stderr)
+            print("Or end this stage with what it has learnt: add --finish.", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # what reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -184,7 +184,7 @@ def _run_all(run: Run, arguments: argparse.Namespace, start: float) -> bool:
         for note in notes:
             print(f"{note}: there are only {len(run.train_images)} images")
     if arguments.minutes is not None:
-        timing.fit(run, 60 * arguments.minutes, start)
+        timing.fit(run, 60 * arguments.minutes, start, stages.new_pretext)
     if arguments.finish:
         timing.finish(run)
     if arguments.stop_after is None and not arguments.seeds:

@@ -58,7 +58,12 @@ class Run:
     Args:
         settings: the resolved config.
         root: the run directory; created when missing.
+
+    Attributes:
+        finish: a stage that is to end with what it has learnt so far; None: none.
     """
+
+    finish: str | None = None
 
     def __init__(self, settings: config.Config, root: Path):
         self.config = settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,12 +22,13 @@ from scan_tf.features import neighbors
 from scan_tf.features.embedding import embed, predict
 from scan_tf.files import read_metrics
 from scan_tf.methods import catalog
-from scan_tf.methods.task import Task
+from scan_tf.methods.task import Pretext, Task
 from scan_tf.models.backbone import Backbone
 from scan_tf.models.heads import ClusterHeads, new_heads
 from scan_tf.models.weights import load_weights, save_weights
-from scan_tf.pipeline import baselines, build, savedmodel, sizes, summary
+from scan_tf.pipeline import baselines, build, savedmodel, sizes, status, summary, timing
 from scan_tf.pipeline.monitor import KnnMonitor
+from scan_tf.pipeline.preview import Preview
 from scan_tf.pipeline.run_dir import STAGES, TITLES, Run
 from scan_tf.pipeline.selection import Selection, validation
 from scan_tf.training.loader import CachedLoader, Loader, Order, compiled
@@ -75,6 +77,10 @@ def run_stage(work: Run, stage: str) -> None:
     with work.working(stage) as result:
         keras.utils.set_random_seed(work.seed(stage))
         result.update(_FUNCTIONS[stage](work))
+        if work.finish == stage:
+            steps = status.steps(work.folder(stage))
+            print(f"  finished at step {steps.get('step')} of {steps.get('total')}")
+            result["finished_at_step"] = steps.get("step")
 
 
 def evaluate_split(work: Run, split: str) -> None:
@@ -92,13 +98,22 @@ def evaluate_split(work: Run, split: str) -> None:
 def _pretext(work: Run) -> dict[str, Any]:
     """Learning features without labels."""
     images = work.pretext_images
-    task = build.new_pretext(work)
     folder = work.folder("pretext")
-    loader = _loader(work, "pretext", images, task)
-    monitor = KnnMonitor(work, task) if work.config.pretext.knn_every else None
-    _train(work, work.config.pretext, folder, task, loader, hook=monitor)
+    task, loader = new_pretext(work)
+    hook: EpochHook | None = None
+    if work.config.pretext.knn_every:
+        hook = KnnMonitor(work, task)
+    if work.config.evaluate.pictures:
+        hook = Preview(work, task, hook)
+    _train(work, work.config.pretext, folder, task, loader, hook=hook)
     save_weights(folder / "weights.npz", task.networks)
     return {"images": len(images)}
+
+
+def new_pretext(work: Run) -> tuple[Pretext, Loader]:
+    """The task of the pretext and its batches."""
+    task = build.new_pretext(work)
+    return task, _loader(work, "pretext", work.pretext_images, task)
 
 
 def _neighbors(work: Run) -> dict[str, Any]:
@@ -284,6 +299,7 @@ def _train(
     *,
     hook: EpochHook | None = None,
 ) -> None:
+    stage = next((s for s in STAGES if work.folder(s) == folder), None)
     Trainer(
         task,
         loader,
@@ -292,6 +308,8 @@ def _train(
         runtime=work.config.runtime,
         device=work.device,
         hook=hook,
+        finish=stage is not None and stage == work.finish,
+        when_known=None if stage is None else functools.partial(timing.tell, work, stage),
     ).run()
 
 
