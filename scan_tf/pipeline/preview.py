@@ -17,7 +17,9 @@ from scan_tf.training.loop import EpochHook
 
 # Drawn at the end of the epoch after so many seconds, and at the end of the stage.
 _AFTER_S = 120.0
-_IMAGES, _QUERIES, _COLUMNS = 2000, 6, 8
+_IMAGES = 2000
+# A mosaic of 40 has 8 columns.
+_QUERIES, _COLUMNS = 5, 8
 
 
 class Preview:
