@@ -115,13 +115,14 @@ class Loader:
             from scan_tf.augment import host  # albumentations, which only this path needs
 
             self._host_policies = {
-                name: host.make(v.policy, augment_config, size=size, mean=images.mean)
+                name: host.make(v.policy, augment_config, size=size, mean=images.mean, **v.options)
                 for name, v in views.items()
             }
             return
         self._policies = {
             name: compiled(
-                augment.make(v.policy, augment_config, size=size, mean=images.mean), device
+                augment.make(v.policy, augment_config, size=size, mean=images.mean, **v.options),
+                device,
             )
             for name, v in views.items()
         }

@@ -28,10 +28,12 @@ class View:
     Attributes:
         policy: name of an augmentation policy: none, weak, simclr or strong.
         of: the anchor itself, or one of its neighbours drawn uniformly from its K+1.
+        options: of the policy, beyond the config's: what a method wants of this view alone.
     """
 
     policy: str
     of: Literal["anchor", "neighbor"] = "anchor"
+    options: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Task(abc.ABC):
@@ -55,6 +57,11 @@ class Task(abc.ABC):
     def trainable_variables(self) -> list[Any]:
         """The variables that the optimiser updates."""
         return [v for n in self.networks.values() for v in n.trainable_variables]
+
+    @property
+    def constant_rate_variables(self) -> list[Any]:
+        """Those of them whose learning rate is the config's, without its schedule."""
+        return []
 
     @property
     def extra_state(self) -> list[Any]:
@@ -105,13 +112,13 @@ class Pretext(Task):
     ):
         """Build the heads and the variables."""
 
-    @abc.abstractmethod
     def embed(self, images: tf.Tensor) -> tf.Tensor:
-        """Features by which neighbours are mined, in inference mode.
+        """Features by which neighbours are mined, in inference mode: by default the backbone's.
 
         Args:
             images: float `[B, S, S, 3]`, normalised.
 
         Returns:
-            float32 `[B, P]` (or `[B, D]`), rows of unit length.
+            float32 `[B, D]` (or `[B, P]`), rows of unit length.
         """
+        return tf.math.l2_normalize(self.backbone(images, training=False), axis=-1)

@@ -19,7 +19,7 @@ from scan_tf.train import read_metrics
 
 PRETEXTS = pretext.available()
 every_task = pytest.mark.parametrize("name", NAMES)
-every_pretext = pytest.mark.parametrize("name", PRETEXTS)
+every_pretext = pytest.mark.parametrize("name", small_tasks.PRETEXTS)
 
 
 def make(name: str, seed: int = 0, dtype: str = "float32") -> Task:
@@ -149,7 +149,8 @@ def test_bfloat16_is_close_to_float32(name):
     exact, mixed = make(name), make(name, dtype="mixed_bfloat16")
     for ours, theirs in zip(mixed.state, exact.state, strict=True):
         ours.assign(theirs)
-    assert {v.dtype for v in mixed.state} <= {"float32", tf.float32, tf.int32, "int32"}
+    # Counters are int64: a GPU keeps variables of int32 where XLA does not find them.
+    assert {v.dtype for v in mixed.state} <= {"float32", tf.float32, tf.int64}
     given = batch(exact)
     loss, metrics = mixed.loss(given)
     assert loss.dtype == tf.float32
@@ -176,7 +177,7 @@ def test_embed_gives_unit_rows_in_inference_mode(name):
     assert np.ptp(rows, axis=0).max() > 1e-4
 
 
-@every_pretext
+@pytest.mark.parametrize("name", PRETEXTS)
 def test_its_section_loads_from_nothing(name):
     section = config.from_dict({"pretext": name}, pretext_config=pretext.config_class).pretext
     assert section == pretext.config_class(name)()

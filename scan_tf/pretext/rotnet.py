@@ -21,7 +21,12 @@ from scan_tf.task import Batch, Pretext, View
 
 @dataclasses.dataclass(frozen=True)
 class Config(PretextConfig):
-    """The paper's schedule: 100 epochs of SGD at 0.1, batch 128 (512 rotated images)."""
+    """The paper's schedule: 100 epochs of SGD at 0.1, batch 128 (512 rotated images).
+
+    `feature_stage`: neighbours are found by the pooled output of this one of the four stages of
+    the network; those before the last know more of what is seen and less of how it is turned
+    (section 4.1, table 1).
+    """
 
     name: str = "rotnet"
     epochs: int = setting(100, low=1)
@@ -29,6 +34,7 @@ class Config(PretextConfig):
     optimizer: OptimizerConfig = OptimizerConfig(
         "sgd", lr=0.1, nesterov=True, l2=5e-4, schedule="cosine"
     )
+    feature_stage: int = setting(4, low=1, high=4)
 
 
 class RotationHead(keras.Model):
@@ -67,8 +73,9 @@ class Method(Pretext):
         }
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
-        """The backbone feature, float32 `[B, D]`, rows of unit length."""
-        return tf.math.l2_normalize(self.backbone(images, training=False), axis=-1)
+        """The pooled output of a stage, float32 `[B, D]` for the last, rows of unit length."""
+        features = self.backbone.stage_features(images, self.config.feature_stage)
+        return tf.math.l2_normalize(features, axis=-1)
 
 
 def rotations(images: tf.Tensor) -> tf.Tensor:
