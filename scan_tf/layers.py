@@ -66,7 +66,6 @@ class BatchNorm(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Create `gamma`, `beta`, `moving_mean` and `moving_variance`, f32 [channels]."""
-        self.gamma, self.beta = tf.ones(input_shape[-1]), tf.zeros(input_shape[-1])
         if self.affine:
             self.gamma = self._vector("gamma", "ones", input_shape[-1], trainable=True)
             self.beta = self._vector("beta", "zeros", input_shape[-1], trainable=True)
@@ -88,10 +87,12 @@ class BatchNorm(keras.layers.Layer):
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalise [B,S,S,channels]; with `training`, by the batch, and update the averages."""
         empty = tf.constant([], tf.float32)
+        scale = self.gamma if self.affine else tf.ones(x.shape[-1])
+        offset = self.beta if self.affine else tf.zeros(x.shape[-1])
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x,
-            scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
+            scale=tf.convert_to_tensor(scale),
+            offset=tf.convert_to_tensor(offset),
             mean=empty if training else tf.convert_to_tensor(self.moving_mean),
             variance=empty if training else tf.convert_to_tensor(self.moving_variance),
             epsilon=self.epsilon,

@@ -92,7 +92,7 @@ def test_keys_are_those_of_a_second_network_in_training_mode():
 
 def test_it_has_no_gradient():
     task = make()
-    weights = [v for parts in task.key_encoder.values() for v in parts[0]]
+    weights = [v for parts in task.key_encoder.copies.values() for v in parts[0]]
     given = batch(task)
     with tf.GradientTape() as tape:
         tape.watch(weights)
