@@ -21,7 +21,7 @@ from scan_tf.training import checkpoint
 
 PRETEXTS = catalog.available()
 every_task = pytest.mark.parametrize("name", NAMES)
-every_pretext = pytest.mark.parametrize("name", PRETEXTS)
+every_pretext = pytest.mark.parametrize("name", small_tasks.PRETEXTS)
 
 
 def make(name: str, seed: int = 0, dtype: str = "float32") -> Task:
@@ -151,7 +151,8 @@ def test_bfloat16_is_close_to_float32(name):
     exact, mixed = make(name), make(name, dtype="mixed_bfloat16")
     for ours, theirs in zip(mixed.state, exact.state, strict=True):
         ours.assign(theirs)
-    assert {v.dtype for v in mixed.state} <= {"float32", tf.float32, tf.int32, "int32"}
+    # Counters are int64: a GPU keeps variables of int32 where XLA does not find them.
+    assert {v.dtype for v in mixed.state} <= {"float32", tf.float32, tf.int64}
     given = batch(exact)
     loss, metrics = mixed.loss(given)
     assert loss.dtype == tf.float32
@@ -178,7 +179,7 @@ def test_embed_gives_unit_rows_in_inference_mode(name):
     assert np.ptp(rows, axis=0).max() > 1e-4
 
 
-@every_pretext
+@pytest.mark.parametrize("name", PRETEXTS)
 def test_its_section_loads_from_nothing(name):
     section = config.from_dict({"pretext": name}).pretext
     assert section == catalog.config_class("pretext", name)()
@@ -212,4 +213,4 @@ def test_an_unknown_pretext_names_the_nearest():
     expected = "^pretext.name: unknown 'simclar'. Did you mean 'simclr'\\? Available: "
     for find in (catalog.config_class, catalog.method_class):
         with pytest.raises(ConfigError, match=expected):
-            find("simclar")
+            find("pretext", "simclar")

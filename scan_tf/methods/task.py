@@ -28,12 +28,14 @@ class View:
         policy: name of an augmentation policy: none, weak, simclr or strong.
         of: the anchor itself, or one of its neighbours drawn uniformly from its K+1.
         size: side in pixels; None: that of the images.
+        options: of the policy, beyond the config's: what a method wants of this view alone.
         count: so many views, each drawn anew, one after the other in one tensor
             `[count * B, S, S, 3]` (multi-crop).
     """
 
     policy: str
     of: Literal["anchor", "neighbor"] = "anchor"
+    options: Mapping[str, float] = dataclasses.field(default_factory=dict)
     size: int | None = None
     count: int = 1
 
@@ -63,6 +65,11 @@ class Task(abc.ABC):
     def trainable_variables(self) -> list[Any]:
         """The variables that the optimiser updates."""
         return [v for n in self.networks.values() for v in n.trainable_variables]
+
+    @property
+    def constant_rate_variables(self) -> list[Any]:
+        """Those of them whose learning rate is the config's, without its schedule."""
+        return []
 
     @property
     def extra_state(self) -> list[Any]:

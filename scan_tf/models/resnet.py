@@ -74,7 +74,9 @@ class ResNet(Backbone):
         kernel, strides = _STEMS[stem]
         self.conv1 = Conv(width, kernel, strides, name="conv1", dtype=dtype)
         self.bn1 = BatchNorm(name="bn1", dtype=dtype)
-        self.blocks = []
+        self.blocks: list[_Block] = []
+        # How many blocks there are up to the end of each stage.
+        self._stage_ends = [sum(blocks[:stage]) for stage in range(1, 5)]
         channels = width
         for stage, count in enumerate(blocks):
             filters = width * 2**stage
@@ -112,12 +114,19 @@ class ResNet(Backbone):
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features f32 [B,D] of normalised images [B,S,S,3]; `training`: batch statistics."""
+        return self.stage_features(x, 4, training=training)
+
+    def stage_features(self, x: tf.Tensor, stage: int, training: bool = False) -> tf.Tensor:
+        """The pooled output of one of the four stages, counted from 1.
+
+        f32 [B,D'], D' = D / 2**(4 - stage). After the last one these are the features of `call`.
+        """
         x = tf.nn.relu(self.bn1(self.conv1(x), training=training))
         if self.stem in ("stl", "imagenet"):
             # After a ReLU zeros are as good as the -inf that a max-pool pads with.
             x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
             x = tf.nn.max_pool2d(x, 3 if self.stem == "imagenet" else 2, 2, "VALID")
-        for block in self.blocks:
+        for block in self.blocks[: self._stage_ends[stage - 1]]:
             x = block(x, training=training)
         return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2])
 

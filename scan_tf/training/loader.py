@@ -119,14 +119,16 @@ class Loader:
 
             self._host_policies = {
                 name: host.make(
-                    v.policy, augment_config, size=v.size or size, mean=images.mean
+                    v.policy, augment_config, size=v.size or size, mean=images.mean, **v.options
                 )
                 for name, v in views.items()
             }
             return
         self._policies = {
             name: compiled(
-                policies.make(v.policy, augment_config, size=v.size or size, mean=images.mean),
+                policies.make(
+                    v.policy, augment_config, size=v.size or size, mean=images.mean, **v.options
+                ),
                 device,
             )
             for name, v in views.items()

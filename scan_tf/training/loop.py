@@ -86,7 +86,9 @@ class Trainer:
     ):
         self.task, self.loader, self.config = task, loader, config
         self.directory, self.runtime, self.hook = directory, runtime, hook
-        self.optimizer = Optimizer(config.optimizer, task.trainable_variables)
+        self.optimizer = Optimizer(
+            config.optimizer, task.trainable_variables, task.constant_rate_variables
+        )
         self.schedule = Schedule(
             config.optimizer, epochs=config.epochs, steps_per_epoch=loader.steps_per_epoch
         )

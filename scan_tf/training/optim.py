@@ -58,13 +58,18 @@ class Optimizer:
     Args:
         config: optimiser section.
         variables: float32 variables to train, of Keras or of TensorFlow.
+        constant: those of them that always learn at the rate of the config.
 
     Attributes:
         state: slot variables in a fixed order, for checkpoints.
     """
 
-    def __init__(self, config: OptimizerConfig, variables: Sequence[Any]):
+    def __init__(
+        self, config: OptimizerConfig, variables: Sequence[Any], constant: Sequence[Any] = ()
+    ):
         self.config = config
+        held = {id(v) for v in constant}
+        self._constant = [id(v) in held for v in variables]
         self.variables = [v.value if isinstance(v, keras.Variable) else v for v in variables]
         slots = 2 if config.name == "adam" else 1
         self.slots = [
@@ -81,16 +86,17 @@ class Optimizer:
         self.updates.assign_add(1)
         step = self._adam if self.config.name == "adam" else self._sgd
         for i, (variable, gradient) in enumerate(zip(self.variables, gradients, strict=True)):
-            step(i, variable, gradient + self.config.l2 * variable, rate)
+            own_rate = self.config.lr if self._constant[i] else rate
+            step(i, variable, gradient + self.config.l2 * variable, own_rate)
 
-    def _sgd(self, i: int, variable: Any, gradient: tf.Tensor, rate: tf.Tensor) -> None:
+    def _sgd(self, i: int, variable: Any, gradient: tf.Tensor, rate: Any) -> None:
         momentum = self.config.momentum
         velocity = self.slots[0][i].assign(momentum * self.slots[0][i] + gradient)
         if self.config.nesterov:
             velocity = gradient + momentum * velocity
         variable.assign_sub(rate * velocity)
 
-    def _adam(self, i: int, variable: Any, gradient: tf.Tensor, rate: tf.Tensor) -> None:
+    def _adam(self, i: int, variable: Any, gradient: tf.Tensor, rate: Any) -> None:
         """Kingma and Ba, ICLR 2015, with betas (0.9, 0.999) and epsilon 1e-8 (torch defaults)."""
         first = self.slots[0][i].assign(0.9 * self.slots[0][i] + 0.1 * gradient)
         second = self.slots[1][i].assign(0.999 * self.slots[1][i] + 0.001 * gradient**2)

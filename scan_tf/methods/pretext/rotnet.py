@@ -18,7 +18,12 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(PretextConfig):
-    """The paper's schedule: 100 epochs of SGD at 0.1, batch 128 (512 rotated images)."""
+    """The paper's schedule: 100 epochs of SGD at 0.1, batch 128 (512 rotated images).
+
+    `feature_stage`: neighbours are found by the pooled output of this one of the four stages of
+    the network; those before the last know more of what is seen and less of how it is turned
+    (section 4.1, table 1).
+    """
 
     name: str = "rotnet"
     epochs: int = setting(100, low=1)
@@ -26,6 +31,7 @@ class Config(PretextConfig):
     optimizer: OptimizerConfig = OptimizerConfig(
         "sgd", lr=0.1, nesterov=True, l2=5e-4, schedule="cosine"
     )
+    feature_stage: int = setting(4, low=1, high=4)
 
 
 class Method(Pretext):
@@ -49,6 +55,14 @@ class Method(Pretext):
         return rotation_cross_entropy(logits, labels), {
             "rotation_acc": tf.reduce_mean(tf.cast(hits, tf.float32))
         }
+
+    def embed(self, images: tf.Tensor) -> tf.Tensor:
+        """The pooled output of a stage, float32 `[B, D]` for the last, rows of unit length."""
+        stage = self.config.feature_stage
+        if stage == 4:
+            return super().embed(images)
+        features = self.backbone.stage_features(self.normalise(images), stage)
+        return tf.math.l2_normalize(features, axis=-1)
 
 
 def rotations(images: tf.Tensor) -> tf.Tensor:

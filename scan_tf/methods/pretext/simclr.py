@@ -8,18 +8,27 @@ ICML 2020; settings as in the official SCAN configuration (temperature 0.1, proj
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from scan_tf import models
-from scan_tf.config import OptimizerConfig, PretextConfig
+from scan_tf.config import OptimizerConfig
 from scan_tf.lazy import tf
 from scan_tf.methods.losses import nt_xent
-from scan_tf.methods.task import Batch, Pretext, View
+from scan_tf.methods.pretext_losses import dcl
+from scan_tf.methods.task import Batch, Pretext
+from scan_tf.methods.two_views import TwoViewConfig
 from scan_tf.schema import setting
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(PretextConfig):
-    """`symmetric`: both views serve as anchors (the SimCLR paper); false: only the first does."""
+class Config(TwoViewConfig):
+    """SCAN's settings.
+
+    `symmetric`: both views serve as anchors (the SimCLR paper); false: only the first does.
+    `loss`: NT-Xent; `dcl`, which keeps the positive out of the denominator; `dclw`, which also
+    weights dissimilar positives up, the more so the smaller `sigma` is (Yeh et al., ECCV 2022).
+    `hidden`: width of the projection head; null: as wide as the backbone's feature.
+    """
 
     name: str = "simclr"
     epochs: int = setting(500, low=1)
@@ -27,27 +36,35 @@ class Config(PretextConfig):
     optimizer: OptimizerConfig = OptimizerConfig("sgd", lr=0.4, schedule="cosine")
     temperature: float = setting(0.1, above=0)
     symmetric: bool = True
+    loss: Literal["ntxent", "dcl", "dclw"] = "ntxent"
+    sigma: float = setting(0.5, above=0)
+    hidden: int | None = setting(None, low=1)
 
 
 class Method(Pretext):
     """Views a and b of each anchor go through one forward pass."""
 
-    views = {"a": View("simclr"), "b": View("simclr")}
-
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int
     ):
         self.config = config
-        self.projector = models.ProjectionHead(projection_dim, backbone.feature_dim)
+        self.views = config.views()
+        hidden = config.hidden or backbone.feature_dim
+        self.projector = models.ProjectionHead(projection_dim, hidden)
         self.projector(tf.zeros([1, backbone.feature_dim]))
         self.networks = {"backbone": backbone, "projector": self.projector}
 
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """NT-Xent (equation 1 of the SimCLR paper)."""
+        """NT-Xent (equation 1 of the SimCLR paper), or what stands in its place."""
+        config = self.config
         both = tf.concat([batch["a"], batch["b"]], axis=0)
         projected = self.projector(self.backbone(both, training=True))
         a, b = tf.split(projected, 2)
-        loss = nt_xent(a, b, self.config.temperature, symmetric=self.config.symmetric)
+        if config.loss == "ntxent":
+            loss = nt_xent(a, b, config.temperature, symmetric=config.symmetric)
+        else:
+            sigma = config.sigma if config.loss == "dclw" else None
+            loss = dcl(a, b, config.temperature, symmetric=config.symmetric, sigma=sigma)
         alignment = tf.reduce_mean(tf.reduce_sum(a * b, axis=-1))
         return loss, {"positive_similarity": alignment}
 
