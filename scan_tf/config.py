@@ -305,7 +305,7 @@ def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(cls)}
 
 
-def _method_config(field: dataclasses.Field[Any], name: Any) -> type[Section]:
+def _method_config(field: dataclasses.Field[Any], name: Any) -> Any:
     """The class of a section that a method's name picks."""
     if not isinstance(name, str):
         raise ConfigError(f"{field.name}.name: expected a string, got {show(name)}.")
@@ -340,7 +340,7 @@ def _build(cls: type, tree: Any, path: str) -> Any:
             kind = hints[key]
         # A section that is given in part keeps the other defaults of its owner.
         given = _build(kind, value, where)
-        default = getattr(cls, key, None)
+        default: Any = getattr(cls, key, None)
         default = default if type(default) is kind else kind()
         values[key] = dataclasses.replace(default, **{k: getattr(given, k) for k in value})
     try:

@@ -70,7 +70,7 @@ class ResNet(Backbone):
     ):
         super().__init__(name="resnet", dtype=dtype, image_size=image_size, **normalisation)
         self.stem, self.width = stem, width
-        self._layout = (tuple(blocks), bottleneck)
+        self._layout = (blocks, bottleneck)
         kernel, strides = _STEMS[stem]
         self.conv1 = Conv(width, kernel, strides, name="conv1", dtype=dtype)
         self.bn1 = BatchNorm(name="bn1", dtype=dtype)
