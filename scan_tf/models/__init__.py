@@ -1,0 +1,1 @@
+"""The networks, and their weights under names: ours, pretrained ones, PyTorch's."""
