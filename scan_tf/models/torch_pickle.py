@@ -46,7 +46,7 @@ def interpret(
         persistent: from an identity that the pickle gives to what it means; None: there are none.
 
     Raises:
-        Refused: the pickle has an instruction or a name that is not known here.
+        Refused: the pickle has a name that is not known here.
         Exception: of any kind, where it is damaged.
     """
     machine = _Machine(names, persistent)
@@ -87,7 +87,7 @@ class _Machine:
         elif name not in _NOTHING:
             method = getattr(self, f"_{name.lower()}", None)
             if method is None:
-                raise Refused(f"has the instruction {name}, which weights never need.")
+                raise ValueError(f"the instruction {name}, which weights never need")
             method(argument)
 
     def _last(self, start: int) -> list[Any]:
@@ -146,7 +146,8 @@ class _Machine:
 
     def _global(self, name: str) -> None:
         if name not in self.names:
-            raise Refused(f"holds a '{name.replace(' ', '.')}', which no tensor needs.")
+            shown = name.replace(" ", ".")
+            raise Refused(f"holds a '{shown}' and was not opened, because that could run any code.")
         self.stack.append(self.names[name])
 
     def _stack_global(self, _: Any) -> None:
