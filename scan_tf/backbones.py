@@ -60,6 +60,7 @@ class ResNet(keras.Model):
     ):
         super().__init__(name="resnet", dtype=dtype)
         self.stem = stem
+        self.stem_relu = True  # one of the PyTorch layouts has none
         kernel, strides = _STEMS[stem]
         self.conv1 = Conv(width, kernel, strides, name="conv1", dtype=dtype)
         self.bn1 = BatchNorm(name="bn1", dtype=dtype)
@@ -84,7 +85,8 @@ class ResNet(keras.Model):
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features f32 [B,D] of normalised images [B,S,S,3]; `training`: batch statistics."""
-        x = tf.nn.relu(self.bn1(self.conv1(x), training=training))
+        x = self.bn1(self.conv1(x), training=training)
+        x = tf.nn.relu(x) if self.stem_relu else x
         if self.stem in ("stl", "imagenet"):
             # After a ReLU zeros are as good as the -inf that a max-pool pads with.
             x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
