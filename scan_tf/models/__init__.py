@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from scan_tf.models.backbone import build as build
     from scan_tf.models.heads import ClusterHeads as ClusterHeads
     from scan_tf.models.heads import LinearHead as LinearHead
+    from scan_tf.models.heads import MLP as MLP
     from scan_tf.models.heads import ProjectionHead as ProjectionHead
     from scan_tf.models.resnet import ResNet as ResNet
     from scan_tf.models.weights import load_weights as load_weights
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "Backbone": "backbone",
         "ClusterHeads": "heads",
         "LinearHead": "heads",
+        "MLP": "heads",
         "ProjectionHead": "heads",
         "ResNet": "resnet",
         "build": "backbone",

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from scan_tf.config import ModelConfig
-from scan_tf.models.backbone import Backbone, assign
+from scan_tf.models.backbone import Backbone, Color, assign
 from scan_tf.models.layers import BatchNorm, Conv
 
 # Blocks in each of the four stages, and whether they are bottlenecks (He et al., table 1).
@@ -48,7 +48,7 @@ def build(config: ModelConfig, *, dtype: str, image_size: int = 32, **normalisat
     )
 
 
-class ResNet(Backbone):
+class ResNet(keras.Model, Backbone):
     """Residual network from normalised images to pooled features.
 
     The stems: `cifar`, 3x3 convolution at stride 1; `strided`, the same at stride 2, a quarter of
@@ -66,11 +66,14 @@ class ResNet(Backbone):
         width: int = 64,
         dtype: str = "float32",
         image_size: int = 32,
-        **normalisation: Any,
+        mean: Color = (0.0, 0.0, 0.0),
+        std: Color = (1.0, 1.0, 1.0),
     ):
-        super().__init__(name="resnet", dtype=dtype, image_size=image_size, **normalisation)
+        super().__init__(name="resnet", dtype=dtype)
+        self.image_size, self.mean, self.std = image_size, mean, std
         self.stem, self.width = stem, width
         self._layout = (blocks, bottleneck)
+        self.stem_relu = True  # one of the PyTorch layouts has none
         kernel, strides = _STEMS[stem]
         self.conv1 = Conv(width, kernel, strides, name="conv1", dtype=dtype)
         self.bn1 = BatchNorm(name="bn1", dtype=dtype)
@@ -121,7 +124,8 @@ class ResNet(Backbone):
 
         f32 [B,D'], D' = D / 2**(4 - stage). After the last one these are the features of `call`.
         """
-        x = tf.nn.relu(self.bn1(self.conv1(x), training=training))
+        x = self.bn1(self.conv1(x), training=training)
+        x = tf.nn.relu(x) if self.stem_relu else x
         if self.stem in ("stl", "imagenet"):
             # After a ReLU zeros are as good as the -inf that a max-pool pads with.
             x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])

@@ -7,6 +7,7 @@ Rotations", ICLR 2018. Every image is seen in all four rotations of the same bat
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from scan_tf import models
 from scan_tf.config import OptimizerConfig, PretextConfig
@@ -61,7 +62,8 @@ class Method(Pretext):
         stage = self.config.feature_stage
         if stage == 4:
             return super().embed(images)
-        features = self.backbone.stage_features(self.normalise(images), stage)
+        network: Any = self.backbone  # only a ResNet has stages
+        features = network.stage_features(self.normalise(images), stage)
         return tf.math.l2_normalize(features, axis=-1)
 
 
