@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from scan_tf import models
-from scan_tf.config import PretextConfig, ScanConfig, SelfLabelConfig
+from scan_tf.config import ModelConfig, PretextConfig, ScanConfig, SelfLabelConfig
 from scan_tf.lazy import keras, tf
 
 # View name -> tensor.
@@ -44,7 +44,7 @@ class Task(abc.ABC):
     """A method: views to look at, a loss to minimise, variables to train.
 
     Attributes:
-        views: name -> View; a batch holds each as a normalised `[B, S, S, 3]` tensor, and
+        views: name -> View; without any there is nothing to train. A batch holds each as a normalised `[B, S, S, 3]` tensor, and
             `index`, int32 `[B]`, the position of the anchors in the data set.
         networks: name -> network; what a stage saves as its weights. Always has "backbone".
     """
@@ -119,6 +119,20 @@ class Pretext(Task):
         num_images: int,
     ):
         """Build the heads and the variables."""
+
+    @classmethod
+    def bring_backbone(
+        cls, config: PretextConfig, model: ModelConfig, *, num_images: int, **images: Any
+    ) -> models.Backbone | None:
+        """A network that the method brings itself; None: that of the model section.
+
+        Args:
+            config: the section's typed config.
+            model: the model section.
+            num_images: size N of the training set.
+            images: `image_size`, `mean`, `std` and `dtype`, as for `models.build`.
+        """
+        return None
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """Features by which neighbours are mined: the backbone's, unless a method says otherwise.

@@ -41,7 +41,7 @@ _LITE = {
 _FORMS = "lite0, lite1, lite2, keras:NAME, hub:PRESET, or a file or folder of weights"
 
 
-def load(
+def load_pretrained(
     weights: str,
     image_size: int | None = None,
     *,
