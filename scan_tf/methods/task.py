@@ -44,8 +44,9 @@ class Task(abc.ABC):
     """A method: views to look at, a loss to minimise, variables to train.
 
     Attributes:
-        views: name -> View; without any there is nothing to train. A batch holds each as a normalised `[B, S, S, 3]` tensor, and
-            `index`, int32 `[B]`, the position of the anchors in the data set.
+        views: name -> View; without any there is nothing to train. A batch holds each as a
+            normalised `[B, S, S, 3]` tensor, and `index`, int32 `[B]`, the position of the anchors
+            in the data set.
         networks: name -> network; what a stage saves as its weights. Always has "backbone".
     """
 
