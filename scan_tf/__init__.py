@@ -68,7 +68,6 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: the file is missing or no YAML, or a setting is bad.
     """
-    from scan_tf import config
-    from scan_tf.methods import catalog
+    from scan_tf.pipeline import settings
 
-    return config.load(path, overrides, pretext_config=catalog.config_class)
+    return settings.load(path, overrides)

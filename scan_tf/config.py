@@ -251,15 +251,21 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def _apply_override(tree: dict[str, Any], text: str) -> None:
+def split_override(text: str) -> tuple[str, str]:
+    """The dotted key and the value, as text, of `key=value`. Raises ConfigError for others."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override '{text}': expected key=value, such as scan.epochs=20.")
+    return key.strip(), raw
+
+
+def _apply_override(tree: dict[str, Any], text: str) -> None:
+    key, raw = split_override(text)
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{text}': the value is not valid YAML: {error}") from error
-    *sections, leaf = key.strip().split(".")
+    *sections, leaf = key.split(".")
     for section in sections:
         inner = _expand_name(tree.get(section) or {})
         if not isinstance(inner, Mapping):

@@ -12,11 +12,14 @@ from tqdm import tqdm
 from scan_tf.augment.policies import Policy
 from scan_tf.data.image_set import ImageSet
 from scan_tf.data.images import normalise
-from scan_tf.methods.task import Task
+
+Network = Callable[..., tf.Tensor]
+# Features that heads are given at a time.
+_BLOCK = 10_000
 
 
 def embed(
-    network: Callable[[tf.Tensor], tf.Tensor],
+    network: Network,
     images: ImageSet,
     *,
     policy: Policy | None = None,
@@ -60,11 +63,14 @@ def embed(
     return np.concatenate(parts)[:count]
 
 
-def predict(task: Task, images: ImageSet, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster probabilities and features of a task with a backbone and cluster heads.
+def cluster_probs(
+    backbone: Network, heads: Network, images: ImageSet, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cluster probabilities and features of the images.
 
     Args:
-        task: has the networks "backbone" and "heads".
+        backbone: normalised images `[B, S, S, 3]` to features `[B, D]`, given `training`.
+        heads: features `[B, D]` to logits `[H, B, C]`.
         images: N images.
         options: as for `embed`.
 
@@ -72,12 +78,11 @@ def predict(task: Task, images: ImageSet, **options: Any) -> tuple[np.ndarray, n
         probs: float32 `[H, N, C]`.
         features: float32 `[N, D]`, the backbone's.
     """
-    features = embed(lambda x: task.backbone(x, training=False), images, **options)
-    return head_probs(task, features), features
+    features = embed(lambda x: backbone(x, training=False), images, **options)
+    return head_probs(heads, features), features
 
 
-def head_probs(task: Task, features: np.ndarray) -> np.ndarray:
+def head_probs(heads: Network, features: np.ndarray) -> np.ndarray:
     """Cluster probabilities float32 `[H, N, C]` from features float32 `[N, D]`."""
-    heads = task.networks["heads"]
-    blocks = [features[i : i + 10_000] for i in range(0, len(features), 10_000)]
+    blocks = [features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK)]
     return np.concatenate([tf.nn.softmax(heads(b)).numpy() for b in blocks], axis=1)

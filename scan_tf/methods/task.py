@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from scan_tf.config import PretextConfig
 from scan_tf.models.resnet import ResNet
+from scan_tf.models.weights import named_variables
 
 Batch = Mapping[str, tf.Tensor]
 
@@ -58,13 +59,28 @@ class Task(abc.ABC):
 
     @property
     def extra_state(self) -> list[Any]:
-        """Variables beside the networks': queues, banks, moving averages."""
+        """Variables beside the networks': queues, banks, moving averages; no two of one name."""
         return []
 
     @property
+    def named_state(self) -> dict[str, Any]:
+        """Every variable that a resumed run needs, by a name that is the same in every run.
+
+        Raises:
+            ValueError: two variables have one name.
+        """
+        named = named_variables(self.networks)
+        for variable in self.extra_state:
+            name = f"extra/{getattr(variable, 'path', variable.name).removesuffix(':0')}"
+            if name in named:
+                raise ValueError(f"two variables of {type(self).__name__} are named '{name}'.")
+            named[name] = variable
+        return named
+
+    @property
     def state(self) -> list[Any]:
-        """Every variable that a resumed run needs, in a fixed order."""
-        return [v for n in self.networks.values() for v in n.variables] + self.extra_state
+        """The variables of `named_state`, in their order."""
+        return list(self.named_state.values())
 
     @abc.abstractmethod
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:

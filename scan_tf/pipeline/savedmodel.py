@@ -9,17 +9,14 @@ float32 whatever the dtype of the training. `model.json` beside it names sizes a
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from scan_tf import __version__
+from scan_tf import __version__, files
 from scan_tf.data.images import (
     normalise,
     resize_and_crop,
@@ -67,7 +64,13 @@ def save(
     module.weights = [v.value for v in (*network.variables, *heads.variables)]
     facts = {"scan_tf": __version__, "image_size": image_size, "num_clusters": heads.num_clusters}
     facts |= {"feature_dim": network.feature_dim, "mean": list(mean), "std": list(std)}
-    with _replacing(directory.resolve()) as fresh:
+    replaceable = not directory.exists() or (directory / "saved_model.pb").is_file()
+    if not replaceable and (directory.is_file() or any(directory.iterdir())):
+        raise StageError(
+            f"{directory}: holds something that is no SavedModel, which is not replaced. "
+            "Remove it, or export to another folder."
+        )
+    with files.replacing(directory) as fresh:
         tf.saved_model.save(module, str(fresh), signatures={"serving_default": classify})
         (fresh / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
@@ -146,33 +149,6 @@ def _float32_copy(backbone: ResNet, image_size: int) -> ResNet:
     for new, old in zip(copy.variables, backbone.variables, strict=True):
         new.assign(old)
     return copy
-
-
-@contextlib.contextmanager
-def _replacing(directory: Path) -> Iterator[Path]:
-    """Give a path beside `directory`; the folder made there takes its place on success."""
-    replaceable = not directory.exists() or (directory / "saved_model.pb").is_file()
-    if not replaceable and (directory.is_file() or any(directory.iterdir())):
-        raise StageError(
-            f"{directory}: holds something that is no SavedModel, which is not replaced. "
-            "Remove it, or export to another folder."
-        )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    old = fresh.with_suffix(".old")
-    try:
-        yield fresh
-        # No portable call swaps two folders; between these two lines there is none.
-        if directory.exists():
-            os.replace(directory, old)
-        os.replace(fresh, directory)
-    except BaseException:
-        if old.exists() and not directory.exists():
-            os.replace(old, directory)
-        raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def load(path: Path) -> tuple[Callable[..., dict[str, tf.Tensor]], int]:

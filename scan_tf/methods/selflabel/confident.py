@@ -33,8 +33,8 @@ class SelfLabelTask(Task):
         self.networks = {"backbone": backbone, "heads": heads}
         self.views = {"weak": View("none"), "strong": View(config.augmentation)}
         self.averages = [
-            tf.Variable(v, trainable=False, name=f"ema/{i}")
-            for i, v in enumerate(self._weights if config.ema else [])
+            tf.Variable(v, trainable=False, name=f"ema/{v.path}")
+            for v in (self._weights if config.ema else [])
         ]
 
     @property
