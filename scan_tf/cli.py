@@ -12,19 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from scan_tf import __version__
 from scan_tf.errors import ConfigError, Interrupted, ScanError
+from scan_tf.pipeline.stage import STAGES, TRAINED
 
 if TYPE_CHECKING:
     from scan_tf.pipeline.run_dir import Run
 
-_STAGES = {
-    "run": "all stages, from images to the exported classifier",
-    "pretext": "learn features without labels",
-    "neighbors": "find the nearest neighbours of every image",
-    "scan": "train the cluster heads",
-    "selflabel": "fine-tune on confident predictions",
-    "evaluate": "score, draw, and write eval/report.json",
-    "export": "write the SavedModel",
-}
+_ALL = "run"
 _GO_ON = "Run the same command, without --redo, to go on."
 
 
@@ -37,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 2 bad input or config, 3 data missing, 130 or 143 interrupted and resumable.
     """
-    arguments = _parse(argv)
+    parser = _parser()
+    arguments = parse(parser, argv)
+    if getattr(arguments, "seeds", None) is not None:
+        _sort_seeds(parser, arguments)
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -59,21 +55,50 @@ def stage_main(stage: str) -> int:
     return main([stage, *sys.argv[1:]])
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments; overrides may stand before, between and after the options."""
-    parser = _parser()
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse arguments; overrides may stand before, between and after the options."""
     arguments, rest = parser.parse_known_args(argv)
-    if rest and not (hasattr(arguments, "overrides") and all(_is_override(r) for r in rest)):
+    if rest and not (hasattr(arguments, "overrides") and all(map(_is_override, rest))):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
-    if getattr(arguments, "seeds", None) is not None:
-        arguments.overrides += [text for text in arguments.seeds if _is_override(text)]
-        seeds = [text for text in arguments.seeds if not _is_override(text)]
-        if not seeds or not all(text.isdecimal() for text in seeds):
-            parser.error(f"--seeds: expected whole numbers, got '{' '.join(seeds)}'")
-        arguments.seeds = [int(text) for text in seeds]
     return arguments
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which run; see `open_run`."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML of the experiment")
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/NAME)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scan.epochs=20")
+
+
+def open_run(arguments: argparse.Namespace) -> Run:
+    """The run that the arguments name; its own config where no other is given.
+
+    Raises:
+        ConfigError: neither is named, or a setting is bad.
+    """
+    from scan_tf import config as settings
+    from scan_tf.pipeline.run_dir import Run
+
+    path, root = arguments.config, arguments.run_dir
+    if path is None and root is None:
+        raise ConfigError("--config: give a YAML file, or --run-dir of an existing run.")
+    if path is None:
+        return Run.open(root, arguments.overrides)
+    config = settings.load(path, arguments.overrides)
+    return Run(config, root or Path("runs") / config.name)
+
+
+def _sort_seeds(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Tell the seeds after --seeds from overrides that follow them."""
+    arguments.overrides += [text for text in arguments.seeds if _is_override(text)]
+    seeds = [text for text in arguments.seeds if not _is_override(text)]
+    if not seeds or not all(text.isdecimal() for text in seeds):
+        parser.error(f"--seeds: expected whole numbers, got '{' '.join(seeds)}'")
+    arguments.seeds = [int(text) for text in seeds]
 
 
 def _is_override(text: str) -> bool:
@@ -86,16 +111,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"scan-tf {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in _STAGES.items():
+    texts = {_ALL: "all stages, from images to the exported classifier"}
+    for name, text in (texts | {s.name: s.help for s in STAGES.values()}).items():
         stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-        _add_run(stage)
+        add_run_arguments(stage)
         stage.add_argument(
             "--redo",
             metavar="STAGE",
-            choices=[s for s in _STAGES if s != "run"],
+            choices=list(STAGES),
             help="first delete the results of this stage and of those after it",
         )
-        if name in ("run", "pretext", "scan", "selflabel"):
+        if name in (_ALL, *TRAINED):
             stage.add_argument(
                 "--profile",
                 action="store_true",
@@ -121,15 +147,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say which run."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML of the experiment")
-    parser.add_argument(
-        "--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/NAME)"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scan.epochs=20")
-
-
 def _add_sweep(commands: Any) -> None:
     text = "cluster with each of several values of settings, on one pretext"
     sweep = commands.add_parser(
@@ -138,7 +155,7 @@ def _add_sweep(commands: Any) -> None:
         description=f"{text.capitalize()}. Example: scan-tf sweep --run-dir runs/cifar10 "
         "scan.entropy_weight=1,2,5 scan.epochs=10 --seeds 0 1 2",
     )
-    _add_run(sweep)
+    add_run_arguments(sweep)
     sweep.add_argument("--seeds", nargs="+", metavar="N", help="of the clustering; each point's")
     sweep.add_argument("--name", help="of the folder in RUN_DIR/sweeps (default: the settings)")
     sweep.add_argument("--no-selflabel", action="store_true", help="score SCAN alone")
@@ -149,10 +166,10 @@ def _add_import_torch(commands: Any) -> None:
     text = "start from a PyTorch checkpoint of the official code or of MoCo"
     port = commands.add_parser("import-torch", help=text, description=f"S{text[1:]}.")
     port.add_argument("file", type=Path, metavar="FILE", help="such as simclr_cifar-10.pth.tar")
-    _add_run(port)
+    add_run_arguments(port)
     port.add_argument(
         "--stage",
-        choices=["pretext", "scan", "selflabel"],
+        choices=TRAINED,
         help="which stage it is the result of (default: as the file tells)",
     )
     port.add_argument(
@@ -192,25 +209,25 @@ def _run_stages(arguments: argparse.Namespace) -> None:
 
     if getattr(arguments, "profile", False):
         arguments.overrides.append("runtime.profile=true")
-    work = _open(arguments)
+    run = open_run(arguments)
     if arguments.redo:
-        work.redo(arguments.redo)
+        run.redo(arguments.redo)
     if getattr(arguments, "split", None):
-        stages.evaluate_split(work, arguments.split)
+        stages.evaluate_split(run, arguments.split)
         return
     if getattr(arguments, "format", None) == "torch":
         from scan_tf.pipeline import porting
 
-        print(f"PyTorch checkpoints: {porting.export_torch(work)}")
+        print(f"PyTorch checkpoints: {porting.export_torch(run)}")
         return
-    if arguments.command == "run":
-        stages.run_all(work)
+    if arguments.command == _ALL:
+        stages.run_all(run)
     else:
-        stages.run_stage(work, arguments.command)
-    if arguments.command in ("run", "evaluate"):
-        print(f"\nreport and pictures: {work.folder('evaluate')}")
-    if arguments.command in ("run", "export"):
-        print(f"SavedModel: {work.folder('export')}")
+        stages.run_stage(run, arguments.command)
+    if arguments.command in (_ALL, "evaluate"):
+        print(f"\nreport and pictures: {run.folder('evaluate')}")
+    if arguments.command in (_ALL, "export"):
+        print(f"SavedModel: {run.folder('export')}")
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
@@ -218,7 +235,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
     arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
     how = {"seeds": arguments.seeds, "name": arguments.name}
-    sweep.run(_open(arguments), axes, fixed, selflabel=not arguments.no_selflabel, **how)
+    sweep.run(open_run(arguments), axes, fixed, selflabel=not arguments.no_selflabel, **how)
 
 
 def _repeat(arguments: argparse.Namespace) -> None:
@@ -229,33 +246,17 @@ def _repeat(arguments: argparse.Namespace) -> None:
     arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
     if axes:
         raise ConfigError(f"{[*axes][0]}: has several values; those are for scan-tf sweep.")
-    sweep.repeat(_open(arguments), arguments.seeds, fixed)
-
-
-def _open(arguments: argparse.Namespace) -> Run:
-    """The run that the arguments name; its own config where no other is given."""
-    from scan_tf import config
-    from scan_tf.pipeline.run_dir import Run
-
-    path, root = arguments.config, arguments.run_dir
-    if path is None and root is None:
-        raise ConfigError("--config: give a YAML file, or --run-dir of an existing run.")
-    if path is None:
-        path = root / "config.yaml"
-        if not path.exists():
-            raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
-    settings = config.load(path, arguments.overrides)
-    return Run(settings, root or Path("runs") / settings.name)
+    sweep.repeat(open_run(arguments), arguments.seeds, fixed)
 
 
 def _import_torch(arguments: argparse.Namespace) -> None:
     from scan_tf.pipeline import porting
 
-    work = _open(arguments)
+    run = open_run(arguments)
     stage = porting.import_checkpoint(
-        work, arguments.file, stage=arguments.stage, head=arguments.head, redo=arguments.redo
+        run, arguments.file, stage=arguments.stage, head=arguments.head, redo=arguments.redo
     )
-    print(f"imported as the stage '{stage}': {work.folder(stage)}")
+    print(f"imported as the stage '{stage}': {run.folder(stage)}")
 
 
 def _predict(arguments: argparse.Namespace) -> None:

@@ -251,13 +251,19 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def _parse_override(text: str) -> tuple[list[str], Any, str]:
-    """The keys and the value of `key.path=value`, and the text itself."""
+def split_override(text: str) -> tuple[str, str]:
+    """The dotted key and the value, as text, of `key=value`. Raises ConfigError for others."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override '{text}': expected key=value, such as scan.epochs=20.")
+    return key.strip(), raw
+
+
+def _parse_override(text: str) -> tuple[list[str], Any, str]:
+    """The keys and the value of an override, and the text itself."""
+    key, raw = split_override(text)
     try:
-        return key.strip().split("."), yaml.safe_load(raw), text
+        return key.split("."), yaml.safe_load(raw), text
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{text}': the value is not valid YAML: {error}") from error
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from scan_tf.errors import DataError
+from scan_tf.evaluation.text import UNKNOWN, markdown, number, percent
+from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
-_MEASURED = ("pretext", "neighbors", "scan", "selflabel")  # evaluating is no part of the method
-_CLUSTERINGS = ("kmeans_features", "scan", "selflabel")
+_MEASURED = [s for s in STAGES if s not in OUTPUTS]  # evaluating is no part of the method
+_CLUSTERINGS = ("kmeans_features", *CLUSTERINGS)
 _SCORES = ("acc", "nmi", "ari")
 _NAMES = {"cifar10": "CIFAR-10", "cifar20": "CIFAR-20", "stl10": "STL-10"}
-_DASH = "–"
 _HEADER = ("data", "config", "kNN", "purity", "k-means", "SCAN", "+ self-label", "minutes", "note")
 _LEGEND = (
     "In percent: accuracy of the weighted kNN classifier on the pretext's features, share of the "
@@ -27,9 +28,6 @@ _LEGEND = (
     "names, for k-means without several pretexts over its restarts. Minutes are those of pretext, "
     "neighbours, SCAN and self-label."
 )
-
-# Mean and deviation, in percent; no deviation: of one value.
-Score = tuple[float | None, float | None]
 
 
 def table(results: Path) -> str:
@@ -44,7 +42,7 @@ def table(results: Path) -> str:
     folders = [path.parent for path in sorted(results.glob("*/environment.json"))]
     entries = [_Entry(folder) for folder in folders]
     published = _json(results / "published.json")
-    rows, notes = [_HEADER, ("---",) * len(_HEADER)], list[str]()
+    rows, notes = list[tuple[str, ...]](), list[str]()
     sources: dict[str, None] = {}
     for data in dict.fromkeys(entry.report["data"] for entry in entries):
         for entry in (e for e in entries if e.report["data"] == data):
@@ -53,13 +51,12 @@ def table(results: Path) -> str:
         for row in (p for p in published if p["data"] == data):
             cells = [_published(row.get(k, {})) for k in ("kmeans", "scan", "selflabel")]
             name = _NAMES.get(data, data)
-            rows.append((name, f"*{row['config']}*", _DASH, _DASH, *cells, _DASH, "*published*"))
+            rows.append((name, f"*{row['config']}*", UNKNOWN, UNKNOWN, *cells, UNKNOWN, "*published*"))
             sources[row["source"]] = None
     legend = _LEGEND
     if sources:
         legend += f" *Published*: figures of the paper, for comparison ({'. '.join(sources)})."
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", legend, "", *notes])
+    return "\n".join([markdown(_HEADER, rows), "", legend, "", *notes])
 
 
 def update(readme: Path, results: Path) -> bool:
@@ -138,34 +135,22 @@ class _Entry:
         return {s: self.environment["wall_time_s"][s] / 60 for s in _MEASURED}
 
     def _cell(self, part: str, measures: tuple[str, ...]) -> str:
-        return " / ".join(_text(self._score(part, measure)) for measure in measures)
+        return " / ".join(self._score(part, measure) for measure in measures)
 
-    def _score(self, part: str, measure: str) -> Score:
+    def _score(self, part: str, measure: str) -> str:
         repeated = self.scores.get(part, {}).get(measure)
         if repeated:
-            return _percent(repeated["mean"]), _percent(repeated["std"])
+            return percent(repeated["mean"], repeated["std"])
         scores = self.report[part]
-        deviation = scores.get(f"{measure}_std") if measure == "acc" else None
-        return _percent(scores[measure]), _percent(deviation)
+        return percent(scores[measure], scores.get(f"{measure}_std") if measure == "acc" else None)
 
 
 def _published(scores: Mapping[str, Any]) -> str:
     """A cell of the paper's figures: `[mean]` or `[mean, deviation]` of each score."""
     if not scores:
-        return _DASH
-    pairs = ((*scores.get(measure, [None]), None)[:2] for measure in _SCORES)
-    return " / ".join(_text((mean, deviation)) for mean, deviation in pairs)
-
-
-def _text(score: Score) -> str:
-    mean, deviation = score
-    if mean is None:
-        return _DASH
-    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+        return UNKNOWN
+    found = (scores.get(measure) for measure in _SCORES)
+    return " / ".join(UNKNOWN if figures is None else number(*figures) for figures in found)
 
 
 def _with_table(readme: Path, results: Path) -> tuple[str, str]:

@@ -12,9 +12,13 @@ from tqdm import tqdm
 from scan_tf.augment.policies import Policy
 from scan_tf.data.image_set import ImageSet
 
+Network = Callable[..., tf.Tensor]
+# Features that heads are given at a time.
+_BLOCK = 10_000
+
 
 def embed(
-    network: Callable[[tf.Tensor], tf.Tensor],
+    network: Network,
     images: ImageSet,
     *,
     policy: Policy | None = None,
@@ -58,14 +62,14 @@ def embed(
     return np.concatenate(parts)[:count]
 
 
-def predict(
-    backbone: Any, heads: Any, images: ImageSet, **options: Any
+def cluster_probs(
+    backbone: Any, heads: Network, images: ImageSet, **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster probabilities and features.
+    """Cluster probabilities and features of the images.
 
     Args:
         backbone: a `Backbone`.
-        heads: cluster heads over its features.
+        heads: features `[B, D]` to logits `[H, B, C]`.
         images: N images.
         options: as for `embed`.
 
@@ -77,7 +81,7 @@ def predict(
     return head_probs(heads, features), features
 
 
-def head_probs(heads: Any, features: np.ndarray) -> np.ndarray:
+def head_probs(heads: Network, features: np.ndarray) -> np.ndarray:
     """Cluster probabilities float32 `[H, N, C]` from features float32 `[N, D]`."""
-    blocks = [features[i : i + 10_000] for i in range(0, len(features), 10_000)]
+    blocks = [features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK)]
     return np.concatenate([tf.nn.softmax(heads(b)).numpy() for b in blocks], axis=1)

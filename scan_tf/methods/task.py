@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from scan_tf import models
@@ -74,13 +74,28 @@ class Task(abc.ABC):
 
     @property
     def extra_state(self) -> list[Any]:
-        """Variables beside the networks': queues, banks, moving averages."""
+        """Variables beside the networks': queues, banks, moving averages; no two of one name."""
         return []
 
     @property
+    def named_state(self) -> dict[str, Any]:
+        """Every variable that a resumed run needs, by a name that is the same in every run.
+
+        Raises:
+            ValueError: two variables have one name.
+        """
+        named = models.named_variables(self.networks)
+        for variable in self.extra_state:
+            name = f"extra/{getattr(variable, 'path', variable.name).removesuffix(':0')}"
+            if name in named:
+                raise ValueError(f"two variables of {type(self).__name__} are named '{name}'.")
+            named[name] = variable
+        return named
+
+    @property
     def state(self) -> list[Any]:
-        """Every variable that a resumed run needs, in a fixed order."""
-        return [v for n in self.networks.values() for v in n.variables] + self.extra_state
+        """The variables of `named_state`, in their order."""
+        return list(self.named_state.values())
 
     @abc.abstractmethod
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -200,6 +215,14 @@ class SelfLabel(Task):
         self, config: SelfLabelConfig, backbone: models.Backbone, heads: models.ClusterHeads
     ):
         """Build the variables."""
+
+    def account(self, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+        """What is worth keeping of the logged metrics, in their order.
+
+        Raises:
+            TrainingError: they tell that nothing was learned.
+        """
+        return {}
 
     def finish(self) -> None:
         """What follows the last step, such as putting averages in place of the weights."""

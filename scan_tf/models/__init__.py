@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scan_tf.models.pretrained import load_pretrained as load_pretrained
     from scan_tf.models.resnet import ResNet as ResNet
     from scan_tf.models.weights import load_weights as load_weights
+    from scan_tf.models.weights import named_variables as named_variables
     from scan_tf.models.weights import save_weights as save_weights
 
 __getattr__, __dir__, __all__ = lazy.names(
@@ -28,6 +29,7 @@ __getattr__, __dir__, __all__ = lazy.names(
         "ProjectionHead": "heads",
         "ResNet": "resnet",
         "build": "backbone",
+        "named_variables": "weights",
         "load_pretrained": "pretrained",
         "load_weights": "weights",
         "save_weights": "weights",

@@ -1,7 +1,4 @@
-"""How good the features of a pretext are while it trains: a curve to look at, no more than that.
-
-Source: official configuration, which scores a weighted kNN classifier after every epoch.
-"""
+"""The stage `pretext`: learning features without labels; and how good they are meanwhile."""
 
 from __future__ import annotations
 
@@ -15,36 +12,50 @@ from scan_tf.errors import StageError
 from scan_tf.evaluation.knn import knn_accuracy
 from scan_tf.features.embedding import embed
 from scan_tf.methods.task import Pretext
+from scan_tf.models.weights import save_weights
+from scan_tf.pipeline import build, learning
 from scan_tf.pipeline.run_dir import Run
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Train the networks of the pretext."""
+    images, config, folder = run.pretext_images, run.config.pretext, run.folder("pretext")
+    task = build.new_pretext(run)
+    loader = learning.new_loader(run, "pretext", images, task)
+    monitor = KnnMonitor(run, task) if config.knn_every else None
+    learning.train(run, config, folder, task, loader, hook=monitor)
+    save_weights(folder / "weights.npz", task.networks)
+    return {"images": len(images)}
 
 
 class KnnMonitor:
     """Accuracy of the weighted kNN classifier every `pretext.knn_every` epochs and at the end.
 
-    The training images are the bank; the test images are classified, or where there are none the
-    training images, each without itself.
+    A curve to look at, no more than that (official configuration, which scores every epoch). The
+    training images are the bank; the test images are classified, or where
+    there are none the training images, each without itself.
 
     Args:
-        work: the run.
+        run: the run.
         task: the pretext in training.
 
     Raises:
         StageError: the images have no labels.
     """
 
-    def __init__(self, work: Run, task: Pretext):
-        self.work = work
+    def __init__(self, run: Run, task: Pretext):
+        self.run = run
         self.record: dict[str, Any] = {}
-        self.bank = work.train_images
-        self.queries = work.images("test")
+        self.bank = run.train_images
+        self.queries = run.images("test")
         self.bank_labels = _labels(self.bank)
         self.query_labels = _labels(self.queries or self.bank)
         # Compiled once, not again after every epoch.
-        self._network = tf.function(task.embed, jit_compile=work.device.jit_step)
+        self._network = tf.function(task.embed, jit_compile=run.device.jit_step)
 
     def __call__(self, epoch: int) -> dict[str, float]:
         """`knn_acc` in 0..1, or nothing in the epochs between."""
-        config = self.work.config.pretext
+        config = self.run.config.pretext
         if epoch % config.knn_every and epoch != config.epochs:
             return {}
         bank = self._embed(self.bank)
@@ -53,14 +64,14 @@ class KnnMonitor:
             self.bank_labels,
             bank if self.queries is None else self._embed(self.queries),
             self.query_labels,
-            k=self.work.config.evaluate.knn_k,
+            k=self.run.config.evaluate.knn_k,
             num_classes=len(self.bank.class_names),
             leave_one_out=self.queries is None,
         )
         return {"knn_acc": accuracy}
 
     def _embed(self, images: ImageSet) -> np.ndarray:
-        return embed(self._network, images, **self.work.inference(None))
+        return embed(self._network, images, **self.run.inference(None))
 
 
 def _labels(images: ImageSet) -> np.ndarray:
