@@ -36,6 +36,7 @@ class Backbone(Protocol):
         image_size: side to which the network resizes its images.
         mean: per channel, of images in 0..1: what the network wants subtracted.
         std: per channel, what it wants them divided by after that.
+        dtype_policy: Keras dtype policy, or its name.
         provenance: where the weights come from.
         variables: all of the network's.
     """
@@ -44,6 +45,7 @@ class Backbone(Protocol):
     image_size: int
     mean: Color
     std: Color
+    dtype_policy: Any
     provenance: Provenance
     variables: Sequence[Any]
 
