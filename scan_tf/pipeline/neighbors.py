@@ -9,9 +9,9 @@ import numpy as np
 from scan_tf import files
 from scan_tf.errors import ConfigError
 from scan_tf.features import neighbors
-from scan_tf.features.embedding import embed
 from scan_tf.features.neighbors import Neighbors
 from scan_tf.pipeline import build
+from scan_tf.pipeline.features import of_pretext
 from scan_tf.pipeline.run_dir import Run
 
 
@@ -47,7 +47,7 @@ def features(run: Run) -> dict[str, np.ndarray]:
         return files.read_npz(path)[0]
     task = build.trained_pretext(run)
     embedded = {
-        split: embed(task.embed, images, **run.inference(f"features of {split}"))
+        split: of_pretext(run, task, images, f"features of {split}")
         for split in ("train", "test")
         if (images := run.images(split)) is not None
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from scan_tf.evaluation.knn import knn_accuracy
 from scan_tf.features.embedding import embed
 from scan_tf.methods.task import Pretext
 from scan_tf.models.weights import save_weights
-from scan_tf.pipeline import build, learning
+from scan_tf.pipeline import build, features, learning
 from scan_tf.pipeline.run_dir import Run
 
 
@@ -21,11 +22,24 @@ def run(run: Run) -> dict[str, Any]:
     """Train the networks of the pretext."""
     images, config, folder = run.pretext_images, run.config.pretext, run.folder("pretext")
     task = build.new_pretext(run)
+    if not task.views:
+        return _fit(run, task)
     loader = learning.new_loader(run, "pretext", images, task)
     monitor = KnnMonitor(run, task) if config.knn_every else None
     learning.train(run, config, folder, task, loader, hook=monitor)
     save_weights(folder / "weights.npz", task.networks)
     return {"images": len(images)}
+
+
+def _fit(run: Run, task: Pretext) -> dict[str, Any]:
+    """Fit what follows a frozen network on its features; nothing is trained."""
+    backbone: Any = task.backbone
+    images, known = run.train_images, backbone.provenance
+    kept = backbone.fit(features.of_frozen(run, backbone, images))
+    save_weights(run.folder("pretext") / "weights.npz", task.networks)
+    print(f"  {known.name}: {known.trained}")
+    print(f"  {backbone.feature_dim} principal components, {kept:.1%} of the variance")
+    return {"images": len(images), "backbone": dataclasses.asdict(known), "variance_kept": kept}
 
 
 class KnnMonitor:

@@ -14,6 +14,7 @@ from scan_tf.data.image_set import ImageSet
 from scan_tf.features.embedding import embed
 from scan_tf.features.neighbors import restrict
 from scan_tf.models.backbone import Backbone
+from scan_tf.models.frozen import Frozen
 from scan_tf.models.heads import ClusterHeads, new_heads
 from scan_tf.models.weights import load_weights, save_weights
 from scan_tf.pipeline import build, learning, neighbors
@@ -27,22 +28,24 @@ def run(run: Run) -> dict[str, Any]:
     """Train the cluster heads, and the backbone with them; keep the best epoch and head."""
     indices = neighbors.mined(run).indices
     config, folder, train = run.config.scan, run.folder("scan"), run.train_images
-    checked, checked_neighbors, held_out = validation(run)
+    checked = validation(run)
+    held_out = checked.held_out
     kept = train.subset(~held_out) if held_out.any() else train
     order = learning.new_order(run, "scan", len(kept), restrict(indices, ~held_out))
 
     backbone = build.trained_pretext(run).backbone
     heads = new_heads(backbone, config.num_heads, run.num_clusters)
     if config.head_epochs:
-        _warm_up_heads(run, backbone, heads, kept, order)
-    cached = config.freeze_backbone and config.cached_views > 0
+        _warm_up_heads(run, backbone, heads, kept, ~held_out, order)
+    cached = isinstance(backbone, Frozen) or (config.freeze_backbone and config.cached_views > 0)
     task = build.new_clustering(run, backbone, heads, cached=cached)
     loader: Batches
     if cached:
-        loader = CachedLoader(_cached_features(run, backbone, kept), task.views, order)
+        features = _cached_features(run, backbone, kept, ~held_out)
+        loader = CachedLoader(features, task.views, order)
     else:
         loader = learning.new_loader(run, "scan", kept, task, order=order)
-    selection = Selection(run, task, checked, checked_neighbors)
+    selection = Selection(run, task, checked)
     learning.train(run, config, folder, task, loader, hook=selection)
 
     best = selection.record
@@ -55,7 +58,12 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _warm_up_heads(
-    run: Run, backbone: Backbone, heads: ClusterHeads, images: ImageSet, order: Order
+    run: Run,
+    backbone: Backbone,
+    heads: ClusterHeads,
+    images: ImageSet,
+    kept: np.ndarray,
+    order: Order,
 ) -> None:
     """Train the heads alone for `head_epochs` on cached features; done once."""
     folder = run.folder("scan") / "heads"
@@ -69,14 +77,29 @@ def _warm_up_heads(
         freeze_backbone=True,
     )
     task = build.new_clustering(run, backbone, heads, cached=True, config=config)
-    loader = CachedLoader(_cached_features(run, backbone, images), task.views, order)
+    features = _cached_features(run, backbone, images, kept)
+    loader = CachedLoader(features, task.views, order)
     learning.train(run, config, folder, task, loader)
     save_weights(folder / "weights.npz", {"heads": heads})
 
 
-def _cached_features(run: Run, backbone: Backbone, images: ImageSet) -> np.ndarray:
-    """Features of `cached_views` augmented views of every image, float32 `[V, N, D]`."""
+def _cached_features(
+    run: Run, backbone: Backbone, images: ImageSet, kept: np.ndarray
+) -> np.ndarray:
+    """Features of `cached_views` augmented views of every image, float32 `[V, N, D]`.
+
+    Of a frozen network that is not to be shown augmented views, those that are stored.
+
+    Args:
+        run: the run.
+        backbone: the network.
+        images: N training images.
+        kept: bool, which of all training images these are.
+    """
     config = run.config
+    plain = not config.scan.cached_views or config.scan.augmentation == "none"
+    if isinstance(backbone, Frozen) and plain:
+        return neighbors.features(run)["train"][None, kept]
     count = max(1, config.scan.cached_views)
     policy = compiled(
         policies.make(
