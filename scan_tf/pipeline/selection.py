@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +17,16 @@ from scan_tf.methods.clustering.scan import ScanTask
 from scan_tf.models.weights import save_weights
 from scan_tf.pipeline import neighbors
 from scan_tf.pipeline.run_dir import Run
+
+
+class Best(TypedDict):
+    """Epoch and head that are best so far, and the loss by which they were chosen."""
+
+    epoch: int
+    head: int
+    total: float
+    consistency: float
+    entropy: float
 
 
 class Selection:
@@ -55,6 +65,11 @@ class Selection:
             )
             save_weights(self.path, self.task.networks)
         return {"selection": total, "selection_best": self.record["total"]}
+
+    @property
+    def best(self) -> Best:
+        """The record, once an epoch has been scored."""
+        return cast(Best, dict(self.record))
 
     def _embed(self) -> np.ndarray:
         """Features of the validation images; a frozen backbone's never change."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -15,7 +15,17 @@ from scan_tf.pipeline import build, learning
 from scan_tf.pipeline.run_dir import Run
 
 
-def run(run: Run) -> dict[str, Any]:
+class Result(TypedDict):
+    """How many samples were confident, 0..1, and whether that was still growing at the end."""
+
+    confident_first: float
+    confident_last: float
+    # Share of the batches without a confident sample, which made no step.
+    skipped_batches: float
+    plateaued: bool
+
+
+def run(run: Run) -> Result:
     """Fine-tune backbone and head on their own confident predictions."""
     run.require("scan")
     config, images, folder = run.config.selflabel, run.train_images, run.folder("selflabel")
@@ -27,8 +37,7 @@ def run(run: Run) -> dict[str, Any]:
     return _account(folder / "metrics.jsonl", config.threshold)
 
 
-def _account(path: Path, threshold: float) -> dict[str, Any]:
-    """How many samples were confident, and whether the stage was still improving at its end."""
+def _account(path: Path, threshold: float) -> Result:
     rows = read_metrics(path)
     confident = [r["confident"] for r in rows]
     if max(confident) == 0:
