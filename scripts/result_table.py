@@ -50,8 +50,8 @@ def table(results: Path) -> str:
             rows.append((*entry.cells(), f"[{len(notes)}]"))
         for row in (p for p in published if p["data"] == data):
             cells = [_published(row.get(k, {})) for k in ("kmeans", "scan", "selflabel")]
-            name = _NAMES.get(data, data)
-            rows.append((name, f"*{row['config']}*", UNKNOWN, UNKNOWN, *cells, UNKNOWN, "*published*"))
+            first = (_NAMES.get(data, data), f"*{row['config']}*", UNKNOWN, UNKNOWN)
+            rows.append((*first, *cells, UNKNOWN, "*published*"))
             sources[row["source"]] = None
     legend = _LEGEND
     if sources:

@@ -104,7 +104,8 @@ def test_strict_refuses_unreadable_files(tmp_path) -> None:
     write(tmp_path, {"ok.png": 1})
     for i in range(12):
         (tmp_path / f"bad{i:02}.jpg").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"(?s)12 of 13.*bad00\.jpg.*and 2 more.*data\.strict: false"):
+    said = r"(?s)12 of 13.*bad00\.jpg.*and 2 more.*data\.strict: false"
+    with pytest.raises(DataError, match=said):
         load(tmp_path, strict=True)
 
 

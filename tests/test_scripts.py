@@ -13,7 +13,7 @@ MODULES = {"result_table"}
 NAMES = sorted({path.stem for path in SCRIPTS.glob("*.py")} - MODULES)
 COMMANDS = {"prepare_tfds": "scan-tf prepare"}
 # They are no commands of scan-tf.
-OTHERS = {"campaign", "results", *(n for n in NAMES if n.startswith("bench"))}
+OTHERS = {"architecture", "campaign", "results", *(n for n in NAMES if n.startswith("bench"))}
 
 
 @pytest.mark.parametrize("name", NAMES)

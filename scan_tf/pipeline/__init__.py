@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy.names(
     __name__,
     {
         "Run": "run_dir",
-        "STAGES": "run_dir",
+        "STAGES": "stage",
         "predict": "prediction",
         "run": "stages",
         "run_stage": "stages",

@@ -10,10 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scan_tf.data.images import (
-    SUFFIXES,
-    list_images,
-)
+from scan_tf.data.images import SUFFIXES, list_images, read_fitted, report_unreadable
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.files import atomic
 from scan_tf.pipeline.savedmodel import arrays, load
@@ -77,12 +74,11 @@ def predict(
             if bad and strict:
                 raise next(iter(bad.values()))
             skipped |= bad
-            good = [(path, image) for path, image in batch if path not in bad]
+            good = {path: image for path, image in batch if not isinstance(image, DataError)}
             if good:
-                out = arrays(model(images=np.stack([image for _, image in good])))
+                out = arrays(model(images=np.stack(list(good.values()))))
                 confidence = (f"{p:.6f}" for p in out["probabilities"].max(axis=1))
-                names = (path for path, _ in good)
-                rows.writerows(zip(names, out["cluster"], confidence, strict=True))
+                rows.writerows(zip(good, out["cluster"], confidence, strict=True))
             bar.update(len(batch))
         report_unreadable(list(skipped.values()), len(files))
     return list(skipped)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
 
 import numpy as np
 
@@ -19,12 +18,18 @@ from scan_tf.models.heads import ClusterHeads, new_heads
 from scan_tf.models.weights import load_weights, save_weights
 from scan_tf.pipeline import build, learning, neighbors
 from scan_tf.pipeline.run_dir import Run
-from scan_tf.pipeline.selection import Selection, validation
+from scan_tf.pipeline.selection import Best, Selection, validation
 from scan_tf.training.loader import CachedLoader, Order, compiled
 from scan_tf.training.loop import Batches
 
 
-def run(run: Run) -> dict[str, Any]:
+class Result(Best):
+    """What was kept, and on which images it was selected."""
+
+    selection: str
+
+
+def run(run: Run) -> Result:
     """Train the cluster heads, and the backbone with them; keep the best epoch and head."""
     indices = neighbors.mined(run).indices
     config, folder, train = run.config.scan, run.folder("scan"), run.train_images
@@ -48,7 +53,7 @@ def run(run: Run) -> dict[str, Any]:
     selection = Selection(run, task, checked)
     learning.train(run, config, folder, task, loader, hook=selection)
 
-    best = selection.record
+    best = selection.best
     load_weights(selection.path, task.networks)
     kept_networks = {"backbone": backbone, "heads": heads.keep(best["head"])}
     save_weights(folder / "weights.npz", kept_networks, extra=best)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import tensorflow as tf
@@ -35,6 +35,16 @@ class Validation:
     features: np.ndarray
     indices: np.ndarray
     held_out: np.ndarray
+
+
+class Best(TypedDict):
+    """Epoch and head that are best so far, and the loss by which they were chosen."""
+
+    epoch: int
+    head: int
+    total: float
+    consistency: float
+    entropy: float
 
 
 class Selection:
@@ -71,6 +81,11 @@ class Selection:
             )
             save_weights(self.path, self.task.networks)
         return {"selection": total, "selection_best": self.record["total"]}
+
+    @property
+    def best(self) -> Best:
+        """The record, once an epoch has been scored."""
+        return cast(Best, dict(self.record))
 
     def _embed(self) -> np.ndarray:
         """Features of the validation images; a frozen backbone's never change."""

@@ -2,7 +2,7 @@
 
 Every list of stages in the program is derived from `STAGES`. What a stage does is the function
 `run(run)` of the module of its name beside this one; this table loads none of them, so that a
-command line, or a refusal, needs no TensorFlow.
+command line needs no TensorFlow to show its help.
 """
 
 from __future__ import annotations

@@ -20,7 +20,13 @@ import numpy as np
 
 from scan_tf.config import DataConfig
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, Split
-from scan_tf.data.images import SUFFIXES, allocate, list_images
+from scan_tf.data.images import (
+    SUFFIXES,
+    allocate,
+    list_images,
+    read_fitted,
+    report_unreadable,
+)
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 
 # A compromise between what a photo shows and what a CPU can train on.
