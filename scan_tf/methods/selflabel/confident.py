@@ -85,7 +85,8 @@ class Method(SelfLabel):
         before = confident[-2 * tail : -tail] or confident
         gain = sum(confident[-tail:]) / tail - sum(before) / len(before)
         plateaued = gain < 0.005
-        note = "the number of confident images has stopped growing" if plateaued else "still growing"
+        note = "the number of confident images has stopped growing"
+        note = note if plateaued else "still growing"
         print(f"  confident: {confident[0]:.1%} at first, {confident[-1]:.1%} at last; {note}")
         return {
             "confident_first": confident[0],
