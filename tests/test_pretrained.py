@@ -136,7 +136,7 @@ def test_a_preset_of_kerashub(rng, tmp_path):
     np.testing.assert_allclose(backbone.mean, mean, rtol=1e-6)
     np.testing.assert_allclose(backbone.std, deviation, rtol=1e-6)
     x = pixels(rng, 28)
-    expected = encoder(converter(x), training=False)[:, 0]
+    expected = encoder({"images": converter(x)}, training=False)[:, 0]
     assert_same(features(backbone, x), expected)
     assert pretrained.load(f"hub:{folder}", 42).image_size == 42
 
