@@ -71,7 +71,16 @@ class EfficientNetLite(keras.Model, Backbone):
                 self.blocks.append(_Block(*shape, index=len(self.blocks), dtype=dtype))
                 channels = filters
         self.head = _ConvNorm(_HEAD, 1, torch=("_conv_head", "_bn1"), dtype=dtype)
-        self(tf.zeros([1, self.image_size, self.image_size, 3]))
+        self.build((None, None, None, 3))
+
+    def build(self, input_shape: Any) -> None:
+        """Create all variables, layer by layer: calling the network would take seconds."""
+        self.stem.build(input_shape)
+        channels = _STEM
+        for block in self.blocks:
+            block.build((None, None, None, channels))
+            channels = block.filters
+        self.head.build((None, None, None, channels))
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features f32 [B,D] of normalised images [B,S,S,3]; `training`: batch statistics."""
@@ -210,7 +219,7 @@ class _Block(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(name=f"blocks.{index}", **kwargs)
-        self.residual = strides == 1 and channels == filters
+        self.filters, self.residual = filters, strides == 1 and channels == filters
         torch, dtype = f"_blocks.{index}.", self.dtype_policy
         expand = _ConvNorm(
             channels * expansion, 1, torch=(f"{torch}_expand_conv", f"{torch}_bn0"), dtype=dtype
@@ -222,6 +231,13 @@ class _Block(keras.layers.Layer):
             filters, 1, relu=False, torch=(f"{torch}_project_conv", f"{torch}_bn2"), dtype=dtype
         )
         self.layers = [expand, depthwise, project] if expansion > 1 else [depthwise, project]
+
+    def build(self, input_shape: Any) -> None:
+        """Create the variables of the layers."""
+        channels = input_shape[-1]
+        for layer in self.layers:
+            layer.build((None, None, None, channels))
+            channels = layer.filters or channels
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[B,S,S,channels] -> [B,S/strides,S/strides,filters]."""

@@ -8,11 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from scan_tf.errors import TrainingError
+from scan_tf.models import reduction
 from scan_tf.models.backbone import Backbone, assign
-
-# Rows at a time where a product of all of them would take much memory.
-_BLOCK = 8192
 
 
 class Frozen(Backbone):
@@ -69,30 +66,22 @@ class Frozen(Backbone):
             The share of the variance that the components keep, 0..1.
 
         Raises:
-            TrainingError: all features are equal, so that nothing could be told apart.
+            DataError: all features are equal, so that nothing could be told apart.
         """
-        center = features.mean(axis=0, dtype=np.float64)
-        covariance = np.zeros((features.shape[1],) * 2)
-        for start in range(0, len(features), _BLOCK):
-            rows = features[start : start + _BLOCK].astype(np.float64) - center
-            covariance += rows.T @ rows
-        variances, vectors = np.linalg.eigh(covariance)
-        total = variances.clip(min=0).sum()
-        if not total > 0:
-            raise TrainingError("pretext: the network gives the same features for all images.")
-        kept = slice(None, -self.feature_dim - 1, -1)
-        components = vectors[:, kept]
-        # Of each direction and its opposite take one, so that the result is the same everywhere.
-        signs = np.sign(components[np.abs(components).argmax(axis=0), range(self.feature_dim)])
-        self.center.assign(center.astype(np.float32))
+        found = reduction.fit(features, self.feature_dim)
+        axes = np.zeros(self.components.shape, np.float32)
+        axes[:, : found.axes.shape[1]] = found.axes
+        self.center.assign(found.mean)
         if self._dim is not None:
-            self.components.assign((components * signs).astype(np.float32))
-        return float(variances[kept].clip(min=0).sum() / total)
+            self.components.assign(axes)
+        return found.explained
 
     def project(self, features: np.ndarray) -> np.ndarray:
         """Features float32 [N,D] from features float [N,D'] of the network."""
-        blocks = [features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK)]
-        return np.concatenate([self._project(tf.cast(b, tf.float32)).numpy() for b in blocks])
+        return self._reduction().rows(features)
+
+    def _reduction(self) -> reduction.Reduction:
+        return reduction.Reduction(np.asarray(self.center), np.asarray(self.components), 1.0)
 
     def _project(self, features: tf.Tensor) -> tf.Tensor:
         centred = features - tf.convert_to_tensor(self.center)

@@ -91,7 +91,14 @@ def preset(name: str, image_size: int | None, dtype: str) -> Wrapped:
             model = hub.models.Backbone.from_preset(name, **options)
         if hasattr(model, "get_vision_embeddings"):  # CLIP and SigLIP, which know texts, too
             return model.get_vision_embeddings, model.variables
-        return lambda x: model(x, training=False), model.variables
+        if not isinstance(model.input, dict):
+            return lambda x: model(x, training=False), model.variables
+        if len(model.input) != 1:
+            raise ConfigError(
+                f"pretext.weights: 'hub:{name}' takes {list(model.input)}, no images."
+            )
+        (key,) = model.input
+        return lambda x: model({key: x}, training=False), model.variables
 
     scale, offset = (_three(v, d) for v, d in ((converter.scale, 1.0), (converter.offset, 0.0)))
     family = next((f for f in _FAMILIES if f in Path(name).name.replace("-", "")), None)
