@@ -19,6 +19,7 @@ from typing import Any, Literal
 from scan_tf import reading
 from scan_tf.errors import ConfigError
 from scan_tf.reading import dump as dump
+from scan_tf.reading import split_override as split_override
 from scan_tf.reading import to_dict as to_dict
 from scan_tf.schema import Section, chosen, did_you_mean, setting, show
 

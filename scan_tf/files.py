@@ -1,4 +1,4 @@
-"""Files that are whole or not there: text, arrays with a manifest, rows of metrics.
+"""Files and folders that are whole or not there: text, arrays with a manifest, rows of metrics.
 
 Everything is written to a temporary file and renamed, so that a killed program leaves the
 old file or the new one.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,31 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give a path beside `folder`; the folder made there takes its place when the block succeeds.
+
+    What stood there stays until then, and is gone afterwards.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    old = fresh.with_suffix(".old")
+    try:
+        yield fresh
+        # No portable call swaps two folders; between these two lines there is none.
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def describe(arrays: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:

@@ -96,13 +96,19 @@ def _refuse_duplicates(node: yaml.Node | None, path: str) -> None:
             _refuse_duplicates(value, path)
 
 
-def _parse_override(text: str) -> tuple[list[str], Any, str]:
-    """The keys and the value of `key.path=value`, and the text itself."""
+def split_override(text: str) -> tuple[str, str]:
+    """The dotted key and the value, as text, of `key=value`. Raises ConfigError for others."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override '{text}': expected key=value, such as scan.epochs=20.")
+    return key.strip(), raw
+
+
+def _parse_override(text: str) -> tuple[list[str], Any, str]:
+    """The keys and the value of an override, and the text itself."""
+    key, raw = split_override(text)
     try:
-        return key.strip().split("."), yaml.safe_load(raw), text
+        return key.split("."), yaml.safe_load(raw), text
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{text}': the value is not valid YAML: {error}") from error
 
@@ -152,7 +158,7 @@ def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(cls)}
 
 
-def _method_config(cls: type, field: dataclasses.Field[Any], name: Any) -> type[Section]:
+def _method_config(cls: type, field: dataclasses.Field[Any], name: Any) -> Any:
     """The class of a section that a method's name picks."""
     if not isinstance(name, str):
         raise ConfigError(f"{field.name}.name: expected a string, got {show(name)}.")
@@ -184,7 +190,7 @@ def build(cls: type, tree: Any, path: str = "") -> Any:
             value = _expand_name(value)
         if "package" in fields[key].metadata and isinstance(value, Mapping):
             name = value.get("name", fields[key].metadata["default"])
-            kind: Any = _method_config(cls, fields[key], name)
+            kind = _method_config(cls, fields[key], name)
         else:
             kind = hints[key]
         # A section that is given in part keeps the other defaults of its owner.

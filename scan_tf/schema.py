@@ -197,6 +197,9 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
 
 
 def _check_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
+    if isinstance(value, tuple):
+        for i, part in enumerate(value):
+            _check_range(part, bounds, f"{path}[{i}]")
     if not isinstance(value, (int, float)):
         return
     low, high, above = (bounds.get(k) for k in ("low", "high", "above"))

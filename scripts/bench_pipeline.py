@@ -22,7 +22,7 @@ from typing import Any
 import bench
 
 # What the parts of the report are looked for in.
-EVALUATION = ("evaluate", "report", "baselines", "probes", "calibration", "pictures", "charts")
+EVALUATION = ("metrics", "knn", "report", "evaluate", "probes", "calibration", "pictures", "charts")
 SIZES: dict[str, list[int]] = {
     "images": [5_000, 10_000, 20_000, 40_000],
     "image size": [16, 24, 32, 48],
@@ -37,22 +37,23 @@ SIZES: dict[str, list[int]] = {
 
 def whole_run(config: str, overrides: Sequence[str]) -> bench.Run:
     """All stages in a new run directory; seconds by stage and by part of the evaluation."""
-    from scan_tf.config import load
+    from scan_tf import config as settings
     from scan_tf.pipeline import stages
-    from scan_tf.pipeline.run_dir import STAGES, Run
+    from scan_tf.pipeline.run_dir import Run
+    from scan_tf.pipeline.stage import STAGES
 
-    settings = load(Path(config), list(overrides))
+    loaded = settings.load(config, overrides)
 
     def run() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            work = Run(settings, Path(folder))
+            run = Run(loaded, Path(folder))
             profile = cProfile.Profile()
             for stage in STAGES:
                 if stage == "evaluate":
                     profile.enable()
-                stages.run_stage(work, stage)
+                stages.run_stage(run, stage)
                 profile.disable()
-            seconds = {stage: work.record(stage)["wall_time_s"] for stage in STAGES}
+            seconds = {stage: run.record(stage).wall_time_s for stage in STAGES}
         return {"stages": seconds, "report": parts(profile)}
 
     return run
@@ -63,7 +64,7 @@ def parts(profile: cProfile.Profile) -> dict[str, float]:
     found = {}
     for (file, _, name), (*_, seconds, _) in pstats.Stats(profile).stats.items():
         path = Path(file)
-        inside = path.parent.name == "scan_tf" and path.stem in EVALUATION
+        inside = "scan_tf" in path.parts[:-1] and path.stem in EVALUATION
         if inside and not name.startswith(("_", "<")):
             found[f"{path.stem}.{name}"] = seconds
     return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -39,9 +39,9 @@ def main() -> int:
 def _run(arguments: argparse.Namespace, start: float) -> int:
     from scan_tf.experiments import legs
 
-    work = cli._open(arguments)
+    run = cli.open_run(arguments)
     finished = legs.run(
-        work,
+        run,
         budget_s=60 * arguments.budget_minutes,
         margin_s=arguments.margin_seconds,
         seeds=arguments.seeds,
@@ -49,9 +49,9 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
     )
     minutes = (time.monotonic() - start) / 60
     if finished:
-        print(f"campaign: finished, after {minutes:.1f} min of this leg: {work.root}")
+        print(f"campaign: finished, after {minutes:.1f} min of this leg: {run.root}")
         return 0
-    print(f"campaign: to be continued, after {minutes:.1f} min of this leg: {work.root}")
+    print(f"campaign: to be continued, after {minutes:.1f} min of this leg: {run.root}")
     return legs.TO_BE_CONTINUED
 
 
@@ -74,18 +74,15 @@ def _unpack(arguments: argparse.Namespace, _: float) -> int:
 
 
 def _parse() -> argparse.Namespace:
-    """Parse the arguments; overrides may stand before, between and after the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run what is not done, within a budget of minutes")
-    run.add_argument("--config", type=Path, metavar="FILE", help="YAML of the experiment")
-    run.add_argument("--run-dir", type=Path, metavar="DIR", help="(default: runs/NAME)")
+    cli.add_run_arguments(run)
     run.add_argument("--budget-minutes", type=float, required=True, metavar="M")
     run.add_argument("--margin-seconds", type=float, default=20, metavar="S", help="(default: 20)")
     run.add_argument(
         "--seeds", type=int, nargs="+", default=[], metavar="N", help="repeat the clustering too"
     )
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scan.epochs=20")
     pack = commands.add_parser("pack", help="write what is needed to go on elsewhere")
     pack.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     pack.add_argument("folder", type=Path, metavar="FOLDER")
@@ -94,14 +91,7 @@ def _parse() -> argparse.Namespace:
     unpack.add_argument("files", type=Path, nargs="+", metavar="FILE", help="or the folder")
     unpack.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     unpack.add_argument("--data-path", metavar="DIR", help="where the images are on this machine")
-    arguments, rest = parser.parse_known_args()
-    if any("=" not in text or text.startswith("-") for text in rest) or (
-        rest and arguments.command != "run"
-    ):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        arguments.overrides += rest
-    return arguments
+    return cli.parse(parser, None)
 
 
 _FUNCTIONS = {"run": _run, "pack": _pack, "unpack": _unpack}

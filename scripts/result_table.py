@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from scan_tf.errors import DataError
+from scan_tf.evaluation.text import UNKNOWN, markdown, number, percent
+from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES
 
 # Around the whole table with its notes, and around its rows alone.
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 ROWS_START, ROWS_END = "<!-- results:rows:start -->", "<!-- results:rows:end -->"
 _NOTES = "docs/results.md"
-_MEASURED = ("pretext", "neighbors", "scan", "selflabel")  # evaluating is no part of the method
-_CLUSTERINGS = ("kmeans_features", "scan", "selflabel")
+_MEASURED = [s for s in STAGES if s not in OUTPUTS]  # evaluating is no part of the method
+_CLUSTERINGS = ("kmeans_features", *CLUSTERINGS)
 _SCORES = ("acc", "nmi", "ari")
 _NAMES = {"cifar10": "CIFAR-10", "cifar20": "CIFAR-20", "stl10": "STL-10"}
-_DASH = "–"
 _HEADER = ("data", "config", "kNN", "purity", "k-means", "SCAN", "+ self-label", "minutes", "note")
 _LEGEND = (
     "In percent: accuracy of the weighted kNN classifier on the pretext's features, share of the "
@@ -30,9 +31,6 @@ _LEGEND = (
     "names, for k-means without several pretexts over its restarts. Minutes are those of pretext, "
     "neighbours, SCAN and self-label."
 )
-
-# Mean and deviation, in percent; no deviation: of one value.
-Score = tuple[float | None, float | None]
 
 
 def table(results: Path, *, top: str = "") -> str:
@@ -46,20 +44,20 @@ def table(results: Path, *, top: str = "") -> str:
         DataError: a file is missing or damaged.
     """
     lines, legend, notes = _parts(results, top, "")
-    return "\n".join([*lines, "", legend, "", *notes])
+    return "\n".join([lines, "", legend, "", *notes])
 
 
 def rows(results: Path) -> str:
     """The rows alone, for the README; the numbers lead to the notes. Raises as `table` does."""
-    return "\n".join(_parts(results, "", f"({_NOTES})")[0])
+    return _parts(results, "", f"({_NOTES})")[0]
 
 
-def _parts(results: Path, top: str, notes_link: str) -> tuple[list[str], str, list[str]]:
-    """Lines of the table, the legend, the notes."""
+def _parts(results: Path, top: str, notes_link: str) -> tuple[str, str, list[str]]:
+    """The table, the legend, the notes."""
     folders = [path.parent for path in sorted(results.glob("*/environment.json"))]
     entries = [_Entry(folder) for folder in folders]
     published = _json(results / "published.json")
-    found, notes = [_HEADER, ("---",) * len(_HEADER)], list[str]()
+    found, notes = list[tuple[str, ...]](), list[str]()
     sources: dict[str, None] = {}
     for data in dict.fromkeys(entry.report["data"] for entry in entries):
         for entry in (e for e in entries if e.report["data"] == data):
@@ -67,13 +65,13 @@ def _parts(results: Path, top: str, notes_link: str) -> tuple[list[str], str, li
             found.append((*entry.cells(top), f"[{len(notes)}]{notes_link}"))
         for row in (p for p in published if p["data"] == data):
             cells = [_published(row.get(k, {})) for k in ("kmeans", "scan", "selflabel")]
-            name = _NAMES.get(data, data)
-            found.append((name, f"*{row['config']}*", _DASH, _DASH, *cells, _DASH, "*published*"))
+            first = (_NAMES.get(data, data), f"*{row['config']}*", UNKNOWN, UNKNOWN)
+            found.append((*first, *cells, UNKNOWN, "*published*"))
             sources[row["source"]] = None
     legend = _LEGEND
     if sources:
         legend += f" *Published*: figures of the paper, for comparison ({'. '.join(sources)})."
-    return ["| " + " | ".join(row) + " |" for row in found], legend, notes
+    return markdown(_HEADER, found), legend, notes
 
 
 def update(readme: Path, results: Path) -> bool:
@@ -152,34 +150,22 @@ class _Entry:
         return {s: self.environment["wall_time_s"][s] / 60 for s in _MEASURED}
 
     def _cell(self, part: str, measures: tuple[str, ...]) -> str:
-        return " / ".join(_text(self._score(part, measure)) for measure in measures)
+        return " / ".join(self._score(part, measure) for measure in measures)
 
-    def _score(self, part: str, measure: str) -> Score:
+    def _score(self, part: str, measure: str) -> str:
         repeated = self.scores.get(part, {}).get(measure)
         if repeated:
-            return _percent(repeated["mean"]), _percent(repeated["std"])
+            return percent(repeated["mean"], repeated["std"])
         scores = self.report[part]
-        deviation = scores.get(f"{measure}_std") if measure == "acc" else None
-        return _percent(scores[measure]), _percent(deviation)
+        return percent(scores[measure], scores.get(f"{measure}_std") if measure == "acc" else None)
 
 
 def _published(scores: Mapping[str, Any]) -> str:
     """A cell of the paper's figures: `[mean]` or `[mean, deviation]` of each score."""
     if not scores:
-        return _DASH
-    pairs = ((*scores.get(measure, [None]), None)[:2] for measure in _SCORES)
-    return " / ".join(_text((mean, deviation)) for mean, deviation in pairs)
-
-
-def _text(score: Score) -> str:
-    mean, deviation = score
-    if mean is None:
-        return _DASH
-    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+        return UNKNOWN
+    found = (scores.get(measure) for measure in _SCORES)
+    return " / ".join(UNKNOWN if figures is None else number(*figures) for figures in found)
 
 
 def _with_table(readme: Path, results: Path) -> tuple[str, str]:

@@ -35,7 +35,19 @@ SIZE, COUNT, BATCH, CLUSTERS, NEIGHBORS = 16, 32, 8, 4, 5
 PLAIN = Device("cpu", "float32", jit_step=False, jit_augment=False)
 QUIET = RuntimeConfig(progress=False, tensorboard=False, log_every=1)
 FAST = OptimizerConfig("adam", lr=3e-3)
-NAMES = [*catalog.available(), "scan", "scan_heads", "scan_frozen", "scan_cached", "selflabel"]
+# Pretexts with options that change what they compute.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "byol_views": ("byol", {"blur": (1.0, 0.1), "solarize": (0.0, 0.2)}),
+    "decoupling_sampled": ("feature_decoupling", {"negatives": 12, "feature": "invariant"}),
+    "moco_symmetric": ("moco", {"symmetric": True, "batch_norm_groups": 2}),
+    "nce_sampled": ("nce", {"negatives": 12}),
+    "rotnet_stage": ("rotnet", {"feature_stage": 3}),
+    "simclr_dclw": ("simclr", {"loss": "dclw"}),
+}
+PRETEXTS = [*catalog.available(), *VARIANTS]
+NAMES = [*PRETEXTS, "scan", "scan_heads", "scan_frozen", "scan_cached", "selflabel"]
+# Heads are as wide as the papers', which makes them slower than the small network.
+NARROW = {"hidden": 24, "dim": 16, "bottleneck": 8}
 
 
 def images(count: int = COUNT, seed: int = 0, split: str = "train") -> ImageSet:
@@ -50,9 +62,13 @@ def backbone(dtype: str = "float32") -> resnet.ResNet:
 
 def make(name: str, dtype: str = "float32") -> Task:
     network = backbone(dtype)
-    if name in catalog.available():
-        config = catalog.config_class("pretext", "pretext", name)()
-        method = catalog.method_class("pretext", "pretext", name)
+    if name in PRETEXTS:
+        kind, options = VARIANTS.get(name, (name, {}))
+        config_class = catalog.config_class("pretext", kind)
+        fields = {field.name for field in dataclasses.fields(config_class)}
+        narrow = {field: width for field, width in NARROW.items() if field in fields}
+        config = config_class(**narrow, **options)
+        method = catalog.method_class("pretext", kind)
         return method(config, network, projection_dim=8, num_images=COUNT)
     heads = ClusterHeads(3 if name == "scan_heads" else 1, CLUSTERS)
     heads.build((None, network.feature_dim))

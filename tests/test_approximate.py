@@ -34,8 +34,8 @@ def recall(found, features, k):
 def test_annoys_index_is_kept_and_used_again(tmp_path, monkeypatch):
     features, path = clustered(500, 8), tmp_path / "new" / "index.ann"
     builds = []
-    keep = approximate._keep
-    monkeypatch.setattr(approximate, "_keep", lambda *args: (builds.append(1), keep(*args)))
+    build = approximate._build
+    monkeypatch.setattr(approximate, "_build", lambda *args: (builds.append(1), build(*args)))
 
     def search(features=features, config=CONFIG, seed=0):
         builds.clear()

@@ -9,7 +9,9 @@ import re
 import subprocess
 import sys
 
+import architecture
 import pytest
+from architecture import MODULES, imported, imports_of, package_of
 
 import scan_tf
 
@@ -20,10 +22,8 @@ MAX_LINES = 320
 MAX_MODULES = 8
 # They may import everything.
 ABOVE_ALL = {"scan_tf"}
-# Package imports that are to go: (module, package).
-KNOWN = {
-    ("scan_tf.evaluation.report", "pipeline"),
-}
+# Packages that may know a run.
+KNOW_RUNS = {"pipeline", "experiments", "explorer", "cli"}
 
 
 def documented() -> dict[str, set[str]]:
@@ -34,51 +34,6 @@ def documented() -> dict[str, set[str]]:
 
 
 TABLE = documented()
-
-
-def name_of(path: pathlib.Path) -> str:
-    """The dotted name of a module."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {name_of(path): path for path in FILES}
-
-
-def imported(source: str, package: str) -> set[str]:
-    """The modules of scan_tf that a source text imports, also inside of functions.
-
-    `package` is the dotted package that holds the module, for relative imports.
-    """
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, *filter(None, [node.module])])
-            names |= {f"{base}.{alias.name}" for alias in node.names}
-    found = set()
-    for name in names:
-        while name.startswith("scan_tf") and name not in MODULES:
-            name = name.rpartition(".")[0]  # it was a name of that module
-        found |= {name} & set(MODULES)
-    return found
-
-
-def imports_of(module: str) -> set[str]:
-    path = MODULES[module]
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    return imported(path.read_text(encoding="utf-8"), package) - {module}
-
-
-def package_of(module: str) -> str | None:
-    """`data` of `scan_tf.data.images`; None for the modules directly in scan_tf."""
-    path = MODULES[module]
-    parts = path.relative_to(PACKAGE).parts
-    return parts[0] if len(parts) > 1 else None
 
 
 def test_the_table_is_read():
@@ -107,10 +62,23 @@ def test_few_modules_lie_beside_the_packages():
 def test_a_package_imports_what_the_table_allows(module):
     own = package_of(module)
     others = {package_of(other) for other in imports_of(module)} - {own, None}
-    known = {package for name, package in KNOWN if name == module}
-    assert others >= known, "it is no longer needed in KNOWN"
     allowed = TABLE[own] if own else set()
-    assert others - known <= allowed, f"{own} may import {sorted(allowed) or 'nothing'}"
+    assert others <= allowed, f"{own} may import {sorted(allowed) or 'nothing'}"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if package_of(m) not in KNOW_RUNS])
+def test_a_run_stops_at_the_door_of_the_pipeline(module):
+    if module in ABOVE_ALL:
+        return
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            names = {n.id for n in ast.walk(node.annotation) if isinstance(n, ast.Name)}
+            assert "Run" not in names, f"line {node.lineno}: '{node.arg}' is a run"
+
+
+def test_the_documentation_says_who_imports_whom():
+    text = architecture.DOCUMENT.read_text(encoding="utf-8")
+    assert text == architecture.with_table(text), "run: python scripts/architecture.py"
 
 
 def test_there_is_no_circle():

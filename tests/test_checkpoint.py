@@ -27,6 +27,10 @@ def values(network):
     return [np.asarray(v).copy() for v in network.variables]
 
 
+def named(variables):
+    return dict(zip("abcdefghijklmnopqrstuvwxyz", variables, strict=False))
+
+
 def failure(function, *args, **kwargs):
     with pytest.raises(StageError) as caught:
         function(*args, **kwargs)
@@ -41,12 +45,11 @@ def test_state_comes_back_exactly(tmp_path, rng):
     arrays[1][0, 0] = np.nan
     path = tmp_path / "deep" / "state.npz"
     extra = {"window": [{"loss": 0.1}], "hook": {"best": None, "name": "é"}}
-    saved = [tf.Variable(a) for a in arrays]
-    keras_variable = keras.Variable(arrays[1])
-    checkpoint.save_state(path, [*saved, keras_variable], step=2**40, extra=extra)
-    others = [tf.Variable(tf.zeros_like(v)) for v in [*saved, keras_variable]]
+    saved = named([tf.Variable(a) for a in arrays]) | {"a/keras": keras.Variable(arrays[1])}
+    checkpoint.save_state(path, saved, step=2**40, extra=extra)
+    others = {name: tf.Variable(tf.zeros_like(v)) for name, v in saved.items()}
     assert checkpoint.restore_state(path, others) == (2**40, extra)
-    for old, new in zip([*arrays, arrays[1]], others, strict=True):
+    for old, new in zip([*arrays, arrays[1]], others.values(), strict=True):
         assert new.numpy().dtype == old.dtype
         np.testing.assert_array_equal(new, old)
 
@@ -54,28 +57,61 @@ def test_state_comes_back_exactly(tmp_path, rng):
 @pytest.mark.parametrize(
     ("stored", "wanted", "expected"),
     [
-        ([(2,)], [(2,), (3,)], "1 of 2 variables do not fit this config: 00001 is missing."),
-        ([(2,), (3,)], [(2,)], "1 of 1 variables do not fit this config: 00001 is surplus."),
-        ([(2,)], [(3,)], "00000 is [[2], 'float32'], expected [[3], 'float32']."),
-        ([(1,)] * 9, [()] * 9, "9 of 9 variables do not fit this config: 00000 is "),
+        ([(2,)], [(2,), (3,)], "1 of 2 variables do not fit this config: b is missing."),
+        ([(2,), (3,)], [(2,)], "1 of 1 variables do not fit this config: b is surplus."),
+        ([(2,)], [(3,)], "a is [[2], 'float32'], expected [[3], 'float32']."),
+        ([(1,)] * 9, [()] * 9, "9 of 9 variables do not fit this config: a is "),
     ],
 )
 def test_another_set_of_variables_is_refused(tmp_path, stored, wanted, expected):
     path = tmp_path / "state.npz"
-    checkpoint.save_state(path, [tf.Variable(tf.ones(s)) for s in stored], step=1, extra={})
-    variables = [tf.Variable(tf.zeros(s)) for s in wanted]
+    saved = named([tf.Variable(tf.ones(s)) for s in stored])
+    checkpoint.save_state(path, saved, step=1, extra={})
+    variables = named([tf.Variable(tf.zeros(s)) for s in wanted])
     said = failure(checkpoint.restore_state, path, variables)
     assert said.startswith(f"{path}: ")
     assert expected in said
     assert said.endswith("Use the config it was trained with, or another run directory.")
-    assert all(not v.numpy().any() for v in variables)
+    assert all(not v.numpy().any() for v in variables.values())
 
 
 def test_another_dtype_is_refused(tmp_path):
     path = tmp_path / "state.npz"
-    checkpoint.save_state(path, [tf.Variable(1)], step=1, extra={})
-    said = failure(checkpoint.restore_state, path, [tf.Variable(1.0)])
-    assert "00000 is [[], 'int32'], expected [[], 'float32']" in said
+    checkpoint.save_state(path, {"a": tf.Variable(1)}, step=1, extra={})
+    said = failure(checkpoint.restore_state, path, {"a": tf.Variable(1.0)})
+    assert "a is [[], 'int32'], expected [[], 'float32']" in said
+
+
+def test_variables_of_one_shape_are_not_swapped(tmp_path):
+    path = tmp_path / "state.npz"
+    checkpoint.save_state(path, named([tf.Variable(1.0), tf.Variable(2.0)]), step=1, extra={})
+    swapped = {"b": tf.Variable(0.0), "a": tf.Variable(0.0)}
+    checkpoint.restore_state(path, swapped)
+    assert (float(swapped["a"]), float(swapped["b"])) == (1, 2)
+    said = failure(checkpoint.restore_state, path, {"a": tf.Variable(0.0), "c": tf.Variable(0.0)})
+    assert "c is missing; b is surplus" in said
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_state_of_format_1_is_read_by_the_order_of_its_variables(tmp_path, count):
+    path = tmp_path / "state.npz"
+    arrays = {f"{i:05d}": np.full(2, i, np.float32) for i in range(2)}
+    files.write_npz(path, arrays, {"step": 7, "extra": {"hook": {}}})
+    variables = named([tf.Variable(tf.fill([2], -1.0)) for _ in range(count)])
+    if count == 2:
+        assert checkpoint.restore_state(path, variables) == (7, {"hook": {}})
+        assert [v.numpy().tolist() for v in variables.values()] == [[0, 0], [1, 1]]
+    else:
+        said = failure(checkpoint.restore_state, path, variables)
+        assert "c is missing" in said if count == 3 else "00001 is surplus" in said
+
+
+def test_a_state_of_a_later_format_is_refused(tmp_path):
+    path = tmp_path / "state.npz"
+    files.write_npz(path, {"a": np.zeros(1)}, {"format": 3, "step": 1, "extra": {}})
+    assert "has format 3; this version reads up to 2" in failure(
+        checkpoint.restore_state, path, {"a": tf.Variable([0.0])}
+    )
 
 
 # Weights
@@ -140,7 +176,7 @@ def test_a_missing_file_says_so(tmp_path):
 @pytest.fixture
 def written(tmp_path):
     path = tmp_path / "state.npz"
-    checkpoint.save_state(path, [tf.Variable(tf.range(1000.0))], step=1, extra={})
+    checkpoint.save_state(path, {"a": tf.Variable(tf.range(1000.0))}, step=1, extra={})
     return path
 
 
@@ -148,7 +184,7 @@ def written(tmp_path):
 def test_a_truncated_file_is_refused(written, part):
     content = written.read_bytes()
     written.write_bytes(content[: int(part * len(content))])
-    said = failure(checkpoint.restore_state, written, [tf.Variable(tf.zeros(1000))])
+    said = failure(checkpoint.restore_state, written, {"a": tf.Variable(tf.zeros(1000))})
     assert said.startswith(f"{written}: damaged or not written by scan_tf (")
 
 
@@ -212,7 +248,7 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_state_that_cannot_be_written_leaves_the_old_one(written):
     before = written.read_bytes()
     with pytest.raises(TypeError, match="not JSON serializable"):
-        checkpoint.save_state(written, [], step=2, extra={"hook": object()})
+        checkpoint.save_state(written, {}, step=2, extra={"hook": object()})
     assert written.read_bytes() == before
 
 

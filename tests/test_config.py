@@ -135,7 +135,7 @@ def test_bad_value(tree, expected):
         (
             {"pretext": {"name": "simclar"}},
             "pretext.name: unknown 'simclar'. Did you mean 'simclr'? "
-            "Available: moco, rotnet, simclr.",
+            "Available: barlow_twins, byol, dcl, ",
         ),
     ],
 )
@@ -294,7 +294,8 @@ def test_short_forms_of_data_and_optimizer():
     assert loaded.scan.optimizer == dataclasses.replace(config.OptimizerConfig(), name="sgd")
 
 
-@pytest.mark.parametrize("name", catalog.available())
+# The pretext `pretrained` trains nothing.
+@pytest.mark.parametrize("name", [n for n in catalog.available() if n != "pretrained"])
 def test_a_partial_section_keeps_the_other_defaults_of_its_owner(name):
     default = catalog.config_class("pretext", name)().optimizer
     assert default != config.OptimizerConfig()

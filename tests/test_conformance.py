@@ -21,7 +21,7 @@ from scan_tf.training import checkpoint
 
 PRETEXTS = catalog.available()
 every_task = pytest.mark.parametrize("name", NAMES)
-every_pretext = pytest.mark.parametrize("name", PRETEXTS)
+every_pretext = pytest.mark.parametrize("name", small_tasks.PRETEXTS)
 
 
 def make(name: str, seed: int = 0, dtype: str = "float32") -> Task:
@@ -32,10 +32,6 @@ def make(name: str, seed: int = 0, dtype: str = "float32") -> Task:
 def losses(loop, source, steps) -> list[float]:
     """The losses of some steps of real batches, without compiling."""
     return [float(loop.update(inputs)["loss"]) for inputs in source.inputs(*steps)]
-
-
-def state(loop) -> list:
-    return [loop.step, *loop.task.state, *loop.optimizer.state]
 
 
 class SameQueue:
@@ -86,6 +82,14 @@ def test_the_state_is_every_variable_once(name):
 
 
 @every_task
+def test_the_names_of_the_state_are_the_same_in_every_run(name, tmp_path):
+    first, second = (trainer(t, loader(t), tmp_path).state for t in (make(name), make(name)))
+    assert list(first) == list(second)
+    assert [v.shape for v in first.values()] == [v.shape for v in second.values()]
+    assert len({id(v) for v in first.values()}) == len(first)
+
+
+@every_task
 def test_batches_hold_the_declared_views_and_no_label(name):
     task = make(name)
     assert set(batch(task)) == {*task.views, "index"}
@@ -124,13 +128,13 @@ def test_restoring_gives_the_same_next_step_bit_for_bit(name, tmp_path):
     source = loader(task)
     loop = trainer(task, source, tmp_path)
     losses(loop, source, (0, 2))
-    checkpoint.save_state(tmp_path / "state.npz", state(loop), step=2, extra={})
-    expected = losses(loop, source, (2, 4)), values(state(loop))
+    checkpoint.save_state(tmp_path / "state.npz", loop.state, step=2, extra={})
+    expected = losses(loop, source, (2, 4)), values(loop.state.values())
     other = make(name, seed=9)
     source = loader(other)
     loop = trainer(other, source, tmp_path)
-    checkpoint.restore_state(tmp_path / "state.npz", state(loop))
-    np.testing.assert_equal((losses(loop, source, (2, 4)), values(state(loop))), expected)
+    checkpoint.restore_state(tmp_path / "state.npz", loop.state)
+    np.testing.assert_equal((losses(loop, source, (2, 4)), values(loop.state.values())), expected)
 
 
 @every_task
@@ -139,7 +143,7 @@ def test_the_seed_decides_everything(name, tmp_path):
         task = make(name, seed)
         source = loader(task, seed=seed)
         loop = trainer(task, source, tmp_path)
-        return losses(loop, source, (0, 2)), values(state(loop))
+        return losses(loop, source, (0, 2)), values(loop.state.values())
 
     first = train(1)
     np.testing.assert_equal(train(1), first)
@@ -151,7 +155,8 @@ def test_bfloat16_is_close_to_float32(name):
     exact, mixed = make(name), make(name, dtype="mixed_bfloat16")
     for ours, theirs in zip(mixed.state, exact.state, strict=True):
         ours.assign(theirs)
-    assert {v.dtype for v in mixed.state} <= {"float32", tf.float32, tf.int32, "int32"}
+    # Counters are int64: a GPU keeps variables of int32 where XLA does not find them.
+    assert {v.dtype for v in mixed.state} <= {"float32", tf.float32, tf.int64}
     given = batch(exact)
     loss, metrics = mixed.loss(given)
     assert loss.dtype == tf.float32
@@ -178,7 +183,7 @@ def test_embed_gives_unit_rows_in_inference_mode(name):
     assert np.ptp(rows, axis=0).max() > 1e-4
 
 
-@every_pretext
+@pytest.mark.parametrize("name", PRETEXTS)
 def test_its_section_loads_from_nothing(name):
     section = config.from_dict({"pretext": name}).pretext
     assert section == catalog.config_class("pretext", name)()
@@ -212,4 +217,4 @@ def test_an_unknown_pretext_names_the_nearest():
     expected = "^pretext.name: unknown 'simclar'. Did you mean 'simclr'\\? Available: "
     for find in (catalog.config_class, catalog.method_class):
         with pytest.raises(ConfigError, match=expected):
-            find("simclar")
+            find("pretext", "simclar")

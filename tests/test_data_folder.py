@@ -102,9 +102,10 @@ def test_unreadable_files_are_skipped_and_listed(tmp_path, caplog) -> None:
 
 def test_strict_refuses_unreadable_files(tmp_path) -> None:
     write(tmp_path, {"ok.png": 1})
-    for i in range(7):
-        (tmp_path / f"bad{i}.jpg").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"(?s)7 of 8.*bad0\.jpg.*and 2 more.*data\.strict: false"):
+    for i in range(12):
+        (tmp_path / f"bad{i:02}.jpg").write_bytes(b"broken")
+    said = r"(?s)12 of 13.*bad00\.jpg.*and 2 more.*data\.strict: false"
+    with pytest.raises(DataError, match=said):
         load(tmp_path, strict=True)
 
 

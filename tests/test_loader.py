@@ -10,7 +10,7 @@ import tensorflow as tf
 from small_tasks import COUNT, PLAIN, QUIET, images
 
 from scan_tf.config import AugmentConfig
-from scan_tf.errors import DataError
+from scan_tf.errors import ConfigError
 from scan_tf.methods.task import View
 from scan_tf.training.loader import CachedLoader, Loader, Order
 
@@ -91,10 +91,10 @@ def test_neighbours_are_drawn_uniformly_and_include_the_image_itself():
 
 def test_fewer_images_than_a_batch():
     with pytest.raises(
-        DataError,
-        match="^scan.batch_size: 8 is more than the 7 images to train on. Set it to 7 or less.$",
+        ConfigError,
+        match="^batch_size: 8 is more than the 7 images to train on. Set it to 7 or less.$",
     ):
-        Order(7, 8, seed=0, neighbors=None, setting="scan.batch_size")
+        Order(7, 8, seed=0, neighbors=None)
     assert Order(8, 8, seed=0, neighbors=None).steps_per_epoch == 1
 
 

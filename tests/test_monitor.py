@@ -10,7 +10,7 @@ from scan_tf.errors import StageError
 from scan_tf.evaluation.knn import knn_accuracy
 from scan_tf.files import read_metrics
 from scan_tf.pipeline import build
-from scan_tf.pipeline.monitor import KnnMonitor
+from scan_tf.pipeline.pretext import KnnMonitor
 
 
 def test_the_curve_ends_at_the_accuracy_of_the_report(finished, tmp_path):

@@ -20,6 +20,7 @@ from scan_tf.models import resnet
 from scan_tf.models.heads import ClusterHeads, ProjectionHead
 from scan_tf.models.torch_names import load_torch, to_torch
 from scan_tf.pipeline import build, porting, stages
+from scan_tf.pipeline.run_dir import Record
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'scan-tf[torch]'")
 
@@ -185,7 +186,7 @@ def test_a_scan_model_goes_in_and_comes_back(run, tmp_path):
     model = clustering(heads=3)
     torch.save({"model": model.state_dict(), "head": np.int64(2)}, tmp_path / SAVED)
     assert porting.import_checkpoint(work, tmp_path / SAVED) == "scan"
-    assert work.record("scan")["result"]["head"] == 2
+    assert work.record("scan").result["head"] == 2
     best = json.loads((work.folder("scan") / "best.json").read_text(encoding="utf-8"))
     assert best == {"head": 2}
 
@@ -226,7 +227,7 @@ def test_a_self_labelled_model_goes_in_and_comes_back(run, tmp_path):
     _, prepared, outputs = pixels(work)
     assert_close(heads(backbone(prepared))[0], outputs(model)[0])
     stages.run_stage(work, "export")
-    assert work.record("export")["result"]["weights_of"] == "selflabel"
+    assert work.record("export").result["weights_of"] == "selflabel"
     folder = porting.export_torch(work)
     assert [p.name for p in folder.iterdir()] == ["selflabel.pth.tar"]
     other = clustering()
@@ -283,7 +284,7 @@ def test_moco_v1_has_another_projector(run, tmp_path, capsys):
         "  not in the file, left as new: projector\n"
         "  in the file, but not used: contrastive_head\n"
     )
-    result = work.record("pretext")["result"]
+    result = work.record("pretext").result
     assert result["new_networks"] == ["projector"]
     assert result["unused_in_file"] == ["contrastive_head"]
     kernel = tiny_runs.weights(work.root, "pretext")["backbone/conv1/kernel"]
@@ -295,7 +296,7 @@ def test_a_bare_backbone_is_enough_for_a_pretext_that_embeds_by_it(run, tmp_path
     state = contrastive().backbone.state_dict()
     torch.save(state | {"fc.weight": torch.zeros(10, 32)}, tmp_path / SAVED)
     assert porting.import_checkpoint(work, tmp_path / SAVED) == "pretext"
-    assert work.record("pretext")["result"]["unused_in_file"] == ["fc"]
+    assert work.record("pretext").result["unused_in_file"] == ["fc"]
 
 
 def test_it_is_not_enough_for_simclr(run, tmp_path):
@@ -304,7 +305,7 @@ def test_it_is_not_enough_for_simclr(run, tmp_path):
     expected = r"no weights for projector, by which the pretext 'simclr' finds neighbours"
     with pytest.raises(DataError, match=expected):
         porting.import_checkpoint(work, tmp_path / SAVED)
-    assert work.record("pretext") == {}  # nothing was left behind
+    assert work.record("pretext") == Record()  # nothing was left behind
 
 
 # What does not fit
@@ -319,7 +320,7 @@ def test_another_network_is_named_with_the_settings(run, tmp_path):
     )
     with pytest.raises(ConfigError, match=expected):
         porting.import_checkpoint(work, tmp_path / SAVED)
-    assert work.record("pretext") == {}
+    assert work.record("pretext") == Record()
 
 
 def test_another_projection_is_named_with_the_settings(run, tmp_path):

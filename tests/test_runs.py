@@ -7,7 +7,8 @@ import pytest
 from tiny_runs import copy, opened
 
 from scan_tf.errors import StageError
-from scan_tf.pipeline.run_dir import STAGES, Run
+from scan_tf.pipeline.run_dir import Record, Run
+from scan_tf.pipeline.stage import STAGES
 
 
 def test_evaluation_and_export_are_out_of_date_after_training(finished, tmp_path):
@@ -22,7 +23,7 @@ def test_evaluation_and_export_are_out_of_date_after_training(finished, tmp_path
 
 
 def stop(work: Run, error: type[BaseException]) -> None:
-    assert work.record("pretext")["status"] == "running"
+    assert work.record("pretext").status == "running"
     time.sleep(0.02)
     raise error
 
@@ -32,14 +33,14 @@ def test_a_record_tells_whether_its_stage_has_ended(finished, tmp_path):
     for error in (KeyboardInterrupt, ValueError):
         with pytest.raises(error), work.working("pretext"):
             stop(work, error)
-        assert work.record("pretext")["status"] == "interrupted"
+        assert work.record("pretext").status == "interrupted"
     with work.working("pretext") as result:
         result["images"] = 7
     record = work.record("pretext")
-    assert record["status"] == "done"
-    assert record["result"] == {"images": 7}
+    assert record.is_done
+    assert record.result == {"images": 7}
     # The time of all three.
-    assert record["wall_time_s"] >= 0.04
+    assert record.wall_time_s >= 0.04
 
 
 def test_another_config_may_follow_a_failure_but_not_a_checkpoint(finished, tmp_path):
@@ -80,7 +81,7 @@ def test_a_damaged_record_is_refused(finished, tmp_path, text):
     with pytest.raises(StageError, match=r"scan\.json: damaged .* Use --redo scan"):
         opened(run).is_done("selflabel")
     opened(run).redo("scan")
-    assert opened(run).record("scan") == {}
+    assert opened(run).record("scan") == Record()
 
 
 def test_a_record_from_before_a_setting_existed_counts_as_its_default(finished, tmp_path):

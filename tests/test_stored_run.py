@@ -111,7 +111,7 @@ def test_it_is_evaluated_exported_and_predicts(stored):
 
     output = stored / "predicted.csv"
     assert scan_tf("predict", "run", "images/test", "--output", output) == 0
-    rows = list(csv.DictReader(output.open(encoding="utf-8")))
+    rows = list(csv.DictReader(output.read_text(encoding="utf-8").splitlines()))
     # Files are listed in their order, which is that of the set.
     assert [int(row["cluster"]) for row in rows] == assigned["selflabel_cluster"].tolist()
     confidence = [float(row["confidence"]) for row in rows]

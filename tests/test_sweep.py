@@ -166,7 +166,7 @@ def test_an_interrupted_sweep_ends_with_the_same_table(swept, tmp_path, monkeypa
     assert "to go on" in capsys.readouterr().err
     assert len(updates) == 5
     second = opened(folder / POINTS[1][0] / "seed-1")
-    assert second.record("scan")["status"] == "interrupted"
+    assert second.record("scan").status == "interrupted"
     assert (second.folder("scan") / "ckpt" / "state.npz").exists()
 
     assert scan_tf("sweep", "--run-dir", run, *SWEEP) == 0

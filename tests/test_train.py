@@ -43,8 +43,8 @@ class Toy(Task):
         network = ClusterHeads(1, dim)
         network.build((None, dim))
         self.networks = {"backbone": network}
-        self.updates = tf.Variable(0)
-        self.seen = tf.Variable(tf.zeros([dim, dim]))
+        self.updates = tf.Variable(0, name="updates")
+        self.seen = tf.Variable(tf.zeros([dim, dim]), name="seen")
 
     @property
     def extra_state(self):
@@ -101,7 +101,7 @@ def toy(directory, source=None, **options):
 
 def outcome(loop):
     text = (loop.directory / "metrics.jsonl").read_text()
-    return values([loop.step, *loop.task.state, *loop.optimizer.state]), loop.hook.record, text
+    return values(loop.state.values()), loop.hook.record, text
 
 
 @pytest.fixture(scope="module")
@@ -272,8 +272,8 @@ def test_many_steps_in_one_call_are_the_same_bit_for_bit(tmp_path, log_every):
     single = toy(tmp_path / "1", runtime=runtime)
     many = toy(tmp_path / "n", Short(), runtime=runtime)
     calls = []
-    plain = many._call
-    many._call = lambda rows: (calls.append(len(rows)), plain(rows))[1]
+    plain = many.calls._call
+    many.calls._call = lambda rows: (calls.append(len(rows)), plain(rows))[1]
     for loop in (single, many):
         loop.run()
     np.testing.assert_equal(outcome(many), outcome(single))
@@ -293,8 +293,9 @@ def test_how_steps_fall_into_calls_changes_no_bit(tmp_path, device):
         loop = trainer(task, source, tmp_path / str(number), device=device, runtime=runtime)
         inputs, losses = source.inputs(0, 4), []
         for size in sizes:
-            losses += loop._call([next(inputs) for _ in range(size)])["loss"].numpy().tolist()
-        states.append((losses, values([loop.step, *task.state, *loop.optimizer.state])))
+            rows = [next(inputs) for _ in range(size)]
+            losses += loop.calls._call(rows)["loss"].numpy().tolist()
+        states.append((losses, values(loop.state.values())))
     for state in states[1:]:
         np.testing.assert_equal(state, states[0])
     assert len(set(states[0][0])) == 4

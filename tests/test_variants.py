@@ -232,7 +232,7 @@ def test_what_has_begun_is_not_replaced(run):
         raise KeyboardInterrupt
     variant.share([run])
     assert shared_with(variant).keys() == {"pretext", "neighbors"}
-    assert variant.record("scan")["status"] == "interrupted"
+    assert variant.record("scan").status == "interrupted"
 
 
 def test_a_cut_off_link_is_made_again(run):

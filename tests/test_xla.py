@@ -36,7 +36,7 @@ def test_the_whole_step_compiles_as_the_trainer_runs_it(name, dtype, tmp_path):
     after = values(task.trainable_variables)
     assert all((a != b).any() for a, b in zip(after, before, strict=True))
     # One program for all steps: nothing was traced again.
-    function = loop._update
+    function = loop.calls.one
     assert function.experimental_get_tracing_count() == 1
     inputs = next(iter(source.inputs(0, 1)))
     program = function.experimental_get_compiler_ir(inputs)(stage="hlo")

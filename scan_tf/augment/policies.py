@@ -20,9 +20,13 @@ from scan_tf.schema import did_you_mean
 
 Policy = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Mean = tuple[float, float, float]
+# Standard deviations of the Gaussian blur in pixels (SimCLR, appendix A).
+BLUR_SIGMA = (0.1, 2.0)
 
 
-def make(name: str, config: AugmentConfig, *, size: int, mean: Mean) -> Policy:
+def make(
+    name: str, config: AugmentConfig, *, size: int, mean: Mean, **options: float
+) -> Policy:
     """The policy called `name`.
 
     Args:
@@ -30,15 +34,17 @@ def make(name: str, config: AugmentConfig, *, size: int, mean: Mean) -> Policy:
         config: the parameters of all policies.
         size: side of the square images it returns.
         mean: mean colour of the data set, 0..1; the fill of cutout.
+        options: of this policy alone; `simclr` has `blur` and `solarize`.
 
     Raises:
         ConfigError: there is no such policy, or a range of `config` is empty.
     """
+    policies: dict[str, Callable[..., Policy]]
     policies = {"none": none, "weak": weak, "simclr": simclr, "strong": strong}
     if name not in policies:
         raise ConfigError(f"augmentation '{name}' is unknown. {did_you_mean(name, policies)}")
     check(config)
-    return policies[name](config, size, mean)
+    return policies[name](config, size, mean, **options)
 
 
 def check(config: AugmentConfig) -> None:
@@ -84,10 +90,14 @@ def weak(config: AugmentConfig, size: int, mean: Mean) -> Policy:
     return policy
 
 
-def simclr(config: AugmentConfig, size: int, mean: Mean) -> Policy:
+def simclr(
+    config: AugmentConfig, size: int, mean: Mean, *, blur: float = 0.0, solarize: float = 0.0
+) -> Policy:
     """SimCLR's views as SCAN's official configuration has them (no blur).
 
     Random resized crop, flip, colour jitter with its four ops in random order, random greyscale.
+    With the probability `blur` then SimCLR's Gaussian blur (appendix A), with the probability
+    `solarize` BYOL's inversion of the levels from 128 on (appendix B); 0 in 0..1 is never.
     """
 
     def policy(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -100,7 +110,19 @@ def simclr(config: AugmentConfig, size: int, mean: Mean) -> Policy:
         images = geometry.mix(images, rows, _flip(columns, config.flip, flip_seed))
         images = _jitter(images, config, jitter_seed)
         grey = _chance(batch, config.grayscale_probability, grey_seed)
-        return tf.where(grey[:, None, None, None], color.grayscale(images), images)
+        images = tf.where(grey[:, None, None, None], color.grayscale(images), images)
+        extra = tf.random.experimental.stateless_fold_in(grey_seed, 1)
+        blur_seed, sigma_seed, solarize_seed = _split(extra, 3)
+        if blur:
+            sigma = _uniform([batch], sigma_seed, *BLUR_SIGMA)
+            kernel = geometry.blur_matrix(sigma, size, blur_radius(size))
+            blurred = _chance(batch, blur, blur_seed)[:, None, None]
+            kernel = tf.where(blurred, kernel, tf.eye(size))
+            images = geometry.mix(images, kernel, kernel)
+        if solarize:
+            inverted = _chance(batch, solarize, solarize_seed)[:, None, None, None]
+            images = tf.where(inverted, color.solarize(images), images)
+        return images
 
     return policy
 
@@ -138,6 +160,11 @@ def cutout_limit(config: AugmentConfig, size: int) -> int:
     if config.cutout is not None:
         return config.cutout
     return round(size / 2) if size <= 32 else round(size / 3)
+
+
+def blur_radius(size: int) -> int:
+    """Pixels on each side of the blur's centre: its kernel is a tenth of the image (SimCLR)."""
+    return max(1, size // 20)
 
 
 def _hole(batch: tf.Tensor, size: int, limit: int, seed: tf.Tensor) -> tf.Tensor:

@@ -56,10 +56,11 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
     """
     settings, root = _settings(arguments)
     from scan_tf.data import sources
-    from scan_tf.pipeline.run_dir import STAGES, Run
+    from scan_tf.pipeline.run_dir import Run
+    from scan_tf.pipeline.stage import STAGES
 
     run = Run(settings, root)
-    done = all(run.record(stage).get("status") == "done" for stage in STAGES)
+    done = all(run.record(stage).is_done for stage in STAGES)
     if reads_images and not done:
         sources.check(settings.data)
     lazy.load_tensorflow()

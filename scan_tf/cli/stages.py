@@ -9,40 +9,34 @@ from typing import TYPE_CHECKING, Any
 
 from scan_tf.cli.arguments import add_run_arguments, open_run
 from scan_tf.errors import TO_BE_CONTINUED, ConfigError, MissingDataError
+from scan_tf.pipeline.stage import STAGES, TRAINED
 
 if TYPE_CHECKING:
     from scan_tf.pipeline.run_dir import Run
 
-_STAGES = {
-    "run": "all stages, from images to the exported classifier",
-    "pretext": "learn features without labels",
-    "neighbors": "find the nearest neighbours of every image",
-    "scan": "train the cluster heads",
-    "selflabel": "fine-tune on confident predictions",
-    "evaluate": "score, draw, and write eval/report.json",
-    "export": "write the SavedModel",
-}
+_ALL = "run"
 
 
 def add(commands: Any) -> None:
     """Add the commands."""
-    for name, text in _STAGES.items():
+    texts = {_ALL: "all stages, from images to the exported classifier"}
+    for name, text in (texts | {s.name: s.help for s in STAGES.values()}).items():
         stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         add_run_arguments(stage)
         stage.add_argument(
             "--redo",
             metavar="STAGE",
-            choices=[s for s in _STAGES if s != "run"],
+            choices=list(STAGES),
             help="first delete the results of this stage and of those after it",
         )
-        if name in ("run", "pretext", "scan", "selflabel"):
+        if name in (_ALL, *TRAINED):
             stage.add_argument(
                 "--profile",
                 action="store_true",
                 help="write a profile of a few training steps, for TensorBoard",
             )
         stage.set_defaults(function=_run_stages)
-    run = commands.choices["run"]
+    run = commands.choices[_ALL]
     run.add_argument(
         "--minutes",
         type=float,
@@ -111,7 +105,7 @@ def _add_import_torch(commands: Any) -> None:
     add_run_arguments(port)
     port.add_argument(
         "--stage",
-        choices=["pretext", "scan", "selflabel"],
+        choices=TRAINED,
         help="which stage it is the result of (default: as the file tells)",
     )
     port.add_argument(
@@ -149,28 +143,28 @@ def _run_stages(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     if getattr(arguments, "profile", False):
         arguments.overrides.append("runtime.profile=true")
-    work = open_run(arguments)
+    run = open_run(arguments)
     from scan_tf.pipeline import stages
 
     if arguments.redo:
-        work.redo(arguments.redo)
+        run.redo(arguments.redo)
     if getattr(arguments, "split", None):
-        stages.evaluate_split(work, arguments.split)
+        stages.evaluate_split(run, arguments.split)
         return 0
     if getattr(arguments, "format", None) == "torch":
         from scan_tf.pipeline import porting
 
-        print(f"PyTorch checkpoints: {porting.export_torch(work)}")
+        print(f"PyTorch checkpoints: {porting.export_torch(run)}")
         return 0
-    if arguments.command == "run":
-        if not _run_all(work, arguments, start):
+    if arguments.command == _ALL:
+        if not _run_all(run, arguments, start):
             return TO_BE_CONTINUED
     else:
-        stages.run_stage(work, arguments.command)
-    if arguments.command in ("run", "evaluate"):
-        print(f"\nreport and pictures: {work.folder('evaluate')}")
-    if arguments.command in ("run", "export"):
-        print(f"SavedModel: {work.folder('export')}")
+        stages.run_stage(run, arguments.command)
+    if arguments.command in (_ALL, "evaluate"):
+        print(f"\nreport and pictures: {run.folder('evaluate')}")
+    if arguments.command in (_ALL, "export"):
+        print(f"SavedModel: {run.folder('export')}")
     return 0
 
 
@@ -184,7 +178,7 @@ def _run_all(run: Run, arguments: argparse.Namespace, start: float) -> bool:
         for note in notes:
             print(f"{note}: there are only {len(run.train_images)} images")
     if arguments.minutes is not None:
-        timing.fit(run, 60 * arguments.minutes, start, stages.new_pretext)
+        timing.fit(run, 60 * arguments.minutes, start)
     if arguments.finish:
         timing.finish(run)
     if arguments.stop_after is None and not arguments.seeds:
@@ -210,10 +204,10 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
     arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
     how = {"seeds": arguments.seeds, "name": arguments.name}
-    work = open_run(arguments)
+    run = open_run(arguments)
     from scan_tf.experiments import sweep
 
-    sweep.run(work, axes, fixed, selflabel=not arguments.no_selflabel, **how)
+    sweep.run(run, axes, fixed, selflabel=not arguments.no_selflabel, **how)
 
 
 def _repeat(arguments: argparse.Namespace) -> int:
@@ -224,21 +218,21 @@ def _repeat(arguments: argparse.Namespace) -> int:
     arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
     if axes:
         raise ConfigError(f"{[*axes][0]}: has several values; those are for scan-tf sweep.")
-    work = open_run(arguments)
+    run = open_run(arguments)
     from scan_tf.experiments import sweep
 
-    sweep.repeat(work, arguments.seeds, fixed)
+    sweep.repeat(run, arguments.seeds, fixed)
     return 0
 
 
 def _import_torch(arguments: argparse.Namespace) -> None:
-    work = open_run(arguments)
+    run = open_run(arguments)
     from scan_tf.pipeline import porting
 
     stage = porting.import_checkpoint(
-        work, arguments.file, stage=arguments.stage, head=arguments.head, redo=arguments.redo
+        run, arguments.file, stage=arguments.stage, head=arguments.head, redo=arguments.redo
     )
-    print(f"imported as the stage '{stage}': {work.folder(stage)}")
+    print(f"imported as the stage '{stage}': {run.folder(stage)}")
 
 
 def _predict(arguments: argparse.Namespace) -> None:

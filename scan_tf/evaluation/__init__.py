@@ -8,5 +8,6 @@ __getattr__, __dir__, __all__ = lazy.names(
         "cluster_scores": "metrics",
         "knn_accuracy": "knn",
         "linear_probe": "probes",
+        "write_report": "report:write",
     },
 )

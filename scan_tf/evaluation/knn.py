@@ -8,7 +8,7 @@ import numpy as np
 
 from scan_tf.errors import DataError
 from scan_tf.evaluation.metrics import ids, same_length
-from scan_tf.features.search import exact
+from scan_tf.features.search import exact, others
 
 
 def knn_predict(
@@ -37,12 +37,10 @@ def knn_predict(
     if k < 1:
         raise DataError(f"kNN: the bank of {len(bank)} image(s) leaves no neighbour to vote.")
     bank, queries = (np.ascontiguousarray(rows, np.float32) for rows in (bank, queries))
-    near, similarity = exact(bank, queries, k + leave_one_out)
     if leave_one_out:
-        left_out = near == np.arange(len(near))[:, None]
-        # More than k images equal to an image can push it out of its own list.
-        left_out[~left_out.any(axis=1), -1] = True
-        near, similarity = (x[~left_out].reshape(-1, k) for x in (near, similarity))
+        near, similarity = others(bank, np.arange(len(bank)), k)
+    else:
+        near, similarity = exact(bank, queries, k)
     # A cosine is at most 1: subtracting it scales all weights alike and cannot overflow.
     weights = np.exp((similarity.astype(np.float64) - 1) / temperature)
     cell = np.arange(len(near))[:, None] * num_classes + bank_labels[near]

@@ -24,15 +24,14 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from scan_tf.errors import DataError
-from scan_tf.evaluation.metrics import cluster_scores
+from scan_tf.evaluation.metrics import cluster_scores, same_length
+from scan_tf.features.search import others
 
 # k-means fits on a random subset of the images above this many values (128 MiB of float32).
 KMEANS_FIT_VALUES = 2**25
 # Numbers of neighbours for which the purity is given.
 PURITY_KS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 _PURITY_SAMPLE = 5000
-# Similarities computed at a time (64 MiB of float32).
-_BLOCK_VALUES = 2**24
 _PROBE_L2 = 1e-3
 _PROBE_TOLERANCE = 3e-4
 _PROBE_ITERATIONS = 200
@@ -64,8 +63,8 @@ def linear_probe(
     Raises:
         DataError: lengths differ.
     """
-    _same_length("train_labels", train_labels, train_features)
-    _same_length("labels", labels, features)
+    same_length(train_labels=train_labels, train_features=train_features)
+    same_length(labels=labels, features=features)
     with _fitting():
         predicted = _fit_and_predict(train_features, train_labels, features)
     return float((predicted == labels).mean())
@@ -79,7 +78,7 @@ def cross_validated_probe(
     Every image is classified once, by the probe that was fit on the other four of five random
     folds. None for a single image. Raises DataError where lengths differ.
     """
-    _same_length("labels", labels, features)
+    same_length(labels=labels, features=features)
     if len(features) < 2:
         return None
     folds = KFold(min(_PROBE_FOLDS, len(features)), shuffle=True, random_state=seed)
@@ -101,7 +100,7 @@ def purity_by_k(indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Column 0 of `indices` int [N, K+1], the image itself, does not count (SCAN, figure 2). Raises
     DataError where lengths differ.
     """
-    _same_length("labels", labels, indices)
+    same_length(labels=labels, indices=indices)
     return _running_purity(labels[indices[:, 1:]] == labels[:, None])
 
 
@@ -123,14 +122,15 @@ def purity_curve(
     Raises:
         DataError: lengths differ.
     """
-    _same_length("labels", labels, features)
+    same_length(labels=labels, features=features)
     known = np.empty(0) if mined is None else purity_by_k(mined, labels)
     limit = min(len(labels) - 1, len(labels) // len(np.unique(labels)))
     beyond = [k for k in PURITY_KS if len(known) < k <= limit]
     values = {k: float(known[k - 1]) for k in {*PURITY_KS, len(known)} if 0 < k <= len(known)}
     if beyond:
         rows = np.random.default_rng(seed).permutation(len(labels))[:_PURITY_SAMPLE]
-        searched = _exact_purity(features, labels, rows, beyond[-1])
+        near, _ = others(np.ascontiguousarray(features, np.float32), rows, beyond[-1])
+        searched = _running_purity(labels[near] == labels[rows, None])
         values |= {k: float(searched[k - 1]) for k in beyond}
     return dict(sorted(values.items()))
 
@@ -214,23 +214,6 @@ def _fitting() -> Iterator[None]:
         yield
 
 
-def _exact_purity(
-    features: np.ndarray, labels: np.ndarray, rows: np.ndarray, k: int
-) -> np.ndarray:
-    """`purity_by_k` float64 [k] for the images `rows`, by exact search among all."""
-    block = max(1, _BLOCK_VALUES // len(features))
-    total = np.zeros(k)
-    for low in range(0, len(rows), block):
-        own = rows[low : low + block]
-        similarity = features[own] @ features.T
-        similarity[np.arange(len(own)), own] = -np.inf
-        near = np.argpartition(similarity, -k, axis=1)[:, -k:]
-        falling = np.argsort(-np.take_along_axis(similarity, near, axis=1), axis=1)
-        near = np.take_along_axis(near, falling, axis=1)
-        total += len(own) * _running_purity(labels[near] == labels[own, None])
-    return total / len(rows)
-
-
 def _running_purity(same: np.ndarray) -> np.ndarray:
     """Mean of the first 1, 2, ... K columns of bool [N, K], float64 [K]."""
     return np.asarray(np.cumsum(same.mean(axis=0)) / np.arange(1, same.shape[1] + 1))
@@ -251,8 +234,3 @@ def _nearest(features: np.ndarray, centers: list[np.ndarray]) -> np.ndarray:
 def _as_rows(images: np.ndarray) -> np.ndarray:
     rows = images.reshape(len(images), -1)
     return rows.astype(np.float32) / 255 if images.dtype == np.uint8 else rows.astype(np.float32)
-
-
-def _same_length(name: str, values: np.ndarray, rows: np.ndarray) -> None:
-    if len(values) != len(rows):
-        raise DataError(f"{name}: {len(values)} values for {len(rows)} rows.")

@@ -1,53 +1,39 @@
 """A run directory packed to be carried, and gone on with on another machine.
 
-What later stages need travels, and no more: weights exactly, the state of a stage that has begun,
-the neighbours, the metrics and the records. Left behind are pictures, TensorBoard, the SavedModel,
-and the features, which are made again from the weights.
-
-Of a training state the weights and the statistics of BatchNorm travel exactly, the optimiser's
-moving averages rounded to bfloat16. That happens here alone, once a journey; training goes on in
-float32. A relative error of at most 2**-8 in a momentum of 0.9 is gone after some tens of steps.
-Adam's second moments keep the range of float32 (float16 would lose those below 6e-8); what the
-moments contribute to its next step changes by less than 0.6 %.
+A pack is a folder: `manifest.json`, and parts that are named by their number and the start of their
+SHA-256. Put together, the parts are a plain tar archive (`cat *.part | tar x`). What later stages
+need travels, and no more: weights, the state of a stage that has begun, the neighbours, the metrics
+and the records. Left behind are pictures, TensorBoard, the SavedModel, and the features, which are
+made again from the weights.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import yaml
 
 from scan_tf import files
-from scan_tf.errors import DataError, StageError
-from scan_tf.experiments import archive
+from scan_tf.errors import ConfigError, DataError, StageError
+from scan_tf.pipeline.run_dir import read_record
+from scan_tf.pipeline.stage import STAGES, TRAINED
 
-# Of each stage, what the stages after it read, and what it needs to go on itself.
-_FINISHED = {
-    "pretext": ("weights.npz",),
-    "neighbors": ("train.npz",),
-    "scan": ("weights.npz",),
-    "selflabel": ("weights.npz",),
-}
-_BEGUN = {
-    "pretext": ("ckpt/state.npz",),
-    "scan": ("heads/weights.npz", "heads/ckpt/state.npz", "best.npz", "ckpt/state.npz"),
-    "selflabel": ("ckpt/state.npz",),
-}
+FORMAT = 2
+MANIFEST = "manifest.json"
 _TEXTS = (
     "config.yaml",
     "environment.json",
     "campaign.jsonl",
-    "pretext/metrics.jsonl",
+    "*/metrics.jsonl",
     "scan/heads/metrics.jsonl",
-    "scan/metrics.jsonl",
     "scan/best.json",
-    "selflabel/metrics.jsonl",
     "eval/report.json",
     "status/*.json",
 )
@@ -71,20 +57,41 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
         The files of the pack, the manifest first.
 
     Raises:
-        StageError: there is no run, or a file of it is damaged.
+        StageError: there is no run, or a record of it is damaged.
         DataError: `folder` holds something else.
         ConfigError: `part_mib` is not positive.
     """
     if not (root / "config.yaml").is_file():
         raise StageError(f"{root}: no run directory; config.yaml is missing.")
-    return archive.write(root, _contents(root), folder, rounding=_rounded, part_mib=part_mib)
+    size = round(part_mib * 2**20)
+    if size < 1:
+        raise ConfigError(f"--part-mib: must be greater than 0, got {part_mib}.")
+    if folder.exists() and not _is_pack(folder):
+        raise DataError(f"{folder}: holds something that is no pack. Name another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = _Parts(folder, size)
+    with tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        for path in _contents(root):
+            # The same bytes from the same files, whenever and by whomever they were written.
+            info = tarfile.TarInfo(path.relative_to(root).as_posix())
+            info.size = path.stat().st_size
+            with path.open("rb") as file:
+                archive.addfile(info, file)
+    parts.finish()
+    # Until now an older pack was complete, because parts are named by what is in them.
+    manifest = {"format": FORMAT, "parts": parts.written}
+    files.write_text(folder / MANIFEST, json.dumps(manifest) + "\n")
+    written = [folder / MANIFEST, *(folder / str(part["name"]) for part in parts.written)]
+    for old in set(folder.iterdir()) - set(written):
+        old.unlink()
+    return written
 
 
 def unpack(paths: Iterable[Path], root: Path, *, data_path: str | None = None) -> None:
     """Restore a run directory from a pack, after checking all of it.
 
     Args:
-        paths: folders with the files of the pack, or the files.
+        paths: folders with the files of the pack, or the files, in any order.
         root: the run directory to make; it appears when it is complete.
         data_path: where the images are on this machine, in place of the run's `data.path`.
 
@@ -94,39 +101,25 @@ def unpack(paths: Iterable[Path], root: Path, *, data_path: str | None = None) -
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise StageError(f"{root}: exists. Unpack into a new folder.")
-    root = root.absolute()
-    fresh = root.with_name(f".{root.name}.{os.getpid()}.tmp")
-    try:
-        archive.read(paths, fresh)
+    parts = _checked_parts(paths)
+    with files.replacing(root) as fresh:
+        fresh.mkdir()
+        try:
+            with tarfile.open(fileobj=_Joined(parts), mode="r|") as archive:
+                for member in archive:
+                    _extract(archive, member, fresh)
+        except (tarfile.TarError, ValueError) as error:
+            raise DataError(f"{MANIFEST}: damaged ({error}). Copy or pack it again.") from error
         if data_path is not None:
             _move_data(fresh, data_path)
-        if root.exists():
-            root.rmdir()
-        os.replace(fresh, root)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def moving_averages(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Which variables of a training state are the optimiser's moving averages.
-
-    They are the last ones, after the optimiser's counter, the last int64 scalar.
-    """
-    keys = sorted(key for key in arrays if key.isdecimal())
-    scalars = [k for k in keys if arrays[k].dtype == np.int64 and not arrays[k].ndim]
-    return keys[keys.index(scalars[-1]) + 1 :] if scalars else []
-
-
-def _rounded(path: Path, arrays: Mapping[str, np.ndarray]) -> list[str]:
-    return moving_averages(arrays) if path.name == "state.npz" else []
 
 
 def _contents(root: Path) -> Iterator[Path]:
     """The files to carry, those that will not change any more first."""
-    finished = [stage for stage in _FINISHED if _is_done(root, stage)]
+    finished = [stage for stage in STAGES if read_record(root, stage).is_done]
     for stage in finished:
-        yield from _existing(root / stage, _FINISHED[stage])
-    for stage in _BEGUN:
+        yield from _existing(root / stage, STAGES[stage].keeps)
+    for stage in STAGES:
         if stage not in finished:
             yield from _begun(root / stage)
     for path in _existing(root, _TEXTS):
@@ -140,19 +133,19 @@ def _contents(root: Path) -> Iterator[Path]:
 
 def _seed_contents(root: Path) -> Iterator[Path]:
     """Of a finished seed its scores alone; others take pretext and neighbours from the run."""
-    finished = _is_done(root, "evaluate")
-    for stage in () if finished else ("scan", "selflabel"):
-        if _is_done(root, stage):
-            yield from _existing(root / stage, _FINISHED[stage])
+    finished, own = read_record(root, "evaluate").is_done, TRAINED[1:]
+    for stage in () if finished else own:
+        if read_record(root, stage).is_done:
+            yield from _existing(root / stage, STAGES[stage].keeps)
         else:
             yield from _begun(root / stage)
     for path in _existing(root, _TEXTS):
-        if finished or path.parent.name != "status" or path.stem in ("scan", "selflabel"):
+        if finished or path.parent.name != "status" or path.stem in own:
             yield path
 
 
 def _begun(folder: Path) -> Iterator[Path]:
-    for path in _existing(folder, _BEGUN[folder.name]):
+    for path in _existing(folder, STAGES[folder.name].begun):
         # Heads that have been warmed up need their state no more.
         if path.parts[-3:-1] != ("heads", "ckpt") or not (folder / "heads/weights.npz").exists():
             yield path
@@ -163,9 +156,100 @@ def _existing(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
         yield from sorted(folder.glob(pattern))
 
 
-def _is_done(root: Path, stage: str) -> bool:
-    path = root / "status" / f"{stage}.json"
-    return path.exists() and _record(path).get("status") == "done"
+class _Parts(io.RawIOBase):
+    """A stream that is cut into files of one size, each named by what is in it."""
+
+    def __init__(self, folder: Path, size: int):
+        self.folder, self.size = folder, size
+        self.written: list[dict[str, Any]] = []
+        self._waiting = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._waiting += data
+        while len(self._waiting) >= self.size:
+            self._write_part(bytes(self._waiting[: self.size]))
+            del self._waiting[: self.size]
+        return len(data)
+
+    def finish(self) -> None:
+        """Write what is left."""
+        if self._waiting:
+            self._write_part(bytes(self._waiting))
+
+    def _write_part(self, data: bytes) -> None:
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"{len(self.written):03d}-{digest[:12]}.part"
+        with files.atomic(self.folder / name) as temporary:
+            temporary.write_bytes(data)
+        self.written.append({"name": name, "bytes": len(data), "sha256": digest})
+
+
+class _Joined(io.RawIOBase):
+    """Files read as one stream."""
+
+    def __init__(self, paths: Iterable[Path]):
+        self._files = (path.open("rb") for path in paths)
+        self._file = next(self._files, None)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = b""
+        while self._file is not None and (size < 0 or len(data) < size):
+            more = self._file.read(size - len(data) if size >= 0 else -1)
+            data += more
+            if not more:
+                self._file.close()
+                self._file = next(self._files, None)
+        return data
+
+
+def _checked_parts(paths: Iterable[Path]) -> list[Path]:
+    """The parts in their order. Raises DataError naming all that are missing or damaged."""
+    found = [f for p in paths for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+    manifests = [f for f in found if f.name == MANIFEST]
+    if len(manifests) != 1:
+        raise DataError(f"expected one {MANIFEST} among the files, got {len(manifests)}.")
+    try:
+        manifest = json.loads(manifests[0].read_text(encoding="utf-8"))
+        known = manifest["format"] == FORMAT
+        parts = [(str(p["name"]), str(p["sha256"])) for p in manifest["parts"]] if known else []
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise DataError(f"{manifests[0]}: cannot be read or is damaged ({error!r}).") from error
+    if not known:
+        raise DataError(f"{manifests[0]}: no pack of format {FORMAT}. Pack the run again.")
+    by_name = {f.name: f for f in found}
+    problems = []
+    for name, digest in parts:
+        if name not in by_name:
+            problems.append(f"{name} is missing")
+        elif hashlib.sha256(by_name[name].read_bytes()).hexdigest() != digest:
+            problems.append(f"{name} is damaged")
+    if problems:
+        count = f"{len(problems)} of {len(parts)} parts"
+        raise DataError(f"{count}: {'; '.join(problems)}. Copy them again.")
+    return [by_name[name] for name, _ in parts]
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
+    """Write a file of the archive below `root`; ValueError for anything else than that."""
+    name, file = PurePosixPath(member.name), archive.extractfile(member)
+    if not member.isreg() or file is None or name.is_absolute() or ".." in name.parts:
+        raise ValueError(f"{name} is no file inside of the folder")
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as target:
+        shutil.copyfileobj(file, target)
+
+
+def _is_pack(folder: Path) -> bool:
+    """Whether nothing else is in a folder than a pack, or what was left of writing one."""
+    ours = (MANIFEST, ".part", ".tmp")
+    return folder.is_dir() and all(f.is_file() and f.name.endswith(ours) for f in folder.iterdir())
 
 
 def _move_data(root: Path, data_path: str) -> None:
@@ -175,14 +259,7 @@ def _move_data(root: Path, data_path: str) -> None:
         tree["data"]["path"] = data_path
         files.write_text(path, yaml.safe_dump(tree, sort_keys=False))
     for path in root.rglob("status/*.json"):
-        record = _record(path)
+        record = json.loads(path.read_text(encoding="utf-8"))
         if "data" in record["config"]:
             record["config"]["data"]["path"] = data_path
             files.write_text(path, json.dumps(record, indent=2) + "\n")
-
-
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read or is damaged ({error}).") from error

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from scan_tf.errors import ConfigError, DataError, StageError
+from scan_tf.pipeline.stage import CLUSTERINGS, up_to
 
 if TYPE_CHECKING:
     from scan_tf.pipeline.run_dir import Run
 
 # Rows of metrics kept of each stage.
 MAX_ROWS = 200
-_STAGES = ("pretext", "neighbors", "scan", "selflabel", "evaluate")
-_CLUSTERINGS = ("kmeans_features", "scan", "selflabel")
+_STAGES = up_to("evaluate")
+_CLUSTERINGS = ("kmeans_features", *CLUSTERINGS)
 _SCORES = ("acc", "nmi", "ari")
 _PRETEXT = ("knn_acc", "neighbor_purity")
 
@@ -60,15 +61,15 @@ def add(
     """
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ConfigError(f"--name: expected letters, digits and any of . + - _, got '{name}'.")
-    works = [_finished(root) for root in roots]
+    runs = [_finished(root) for root in roots]
     reports = [_json(root / "eval" / "report.json") for root in roots]
     root = roots[0]
     date = datetime.date.fromtimestamp((root / "eval" / "report.json").stat().st_mtime)
     folder = results / f"{date.isoformat()}-{name}"
     if folder.exists():
         raise ConfigError(f"--name: {folder} exists. Give another name, or remove it.")
-    settings = _settings(works[0])
-    if any(_without_seed(_settings(w)) != _without_seed(settings) for w in works[1:]):
+    settings = _settings(runs[0])
+    if any(_without_seed(_settings(r)) != _without_seed(settings) for r in runs[1:]):
         raise StageError(f"{roots[1]}: the runs differ in more than their seeds.")
     has_path, settings["data"]["path"] = settings["data"]["path"] is not None, None
     scores = _repeated(roots, reports)
@@ -77,7 +78,7 @@ def add(
         "command": _command(folder, has_path, scores),
         "data_note": data_note,
         "note": note,
-        "wall_time_s": {stage: _mean_time(works, stage) for stage in _STAGES},
+        "wall_time_s": {stage: _mean_time(runs, stage) for stage in _STAGES},
         **_environment(root, commit, hardware),
     }
     texts = {
@@ -112,20 +113,18 @@ def _evenly(items: Sequence[int], count: int) -> list[int]:
 
 
 def _finished(root: Path) -> Run:
-    from scan_tf import config
     from scan_tf.pipeline.run_dir import Run
 
-    settings = config.load(root / "config.yaml")
-    work = Run(settings, root)
+    run = Run.open(root)
     for stage in _STAGES:
-        work.require(stage)
-    return work
+        run.require(stage)
+    return run
 
 
-def _settings(work: Run) -> dict[str, Any]:
+def _settings(run: Run) -> dict[str, Any]:
     from scan_tf import config
 
-    return dict(config.to_dict(work.config))
+    return dict(config.to_dict(run.config))
 
 
 def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,8 +133,8 @@ def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return rest | {"data": data}
 
 
-def _mean_time(works: Sequence[Run], stage: str) -> float:
-    return round(statistics.fmean(w.record(stage)["wall_time_s"] for w in works), 2)
+def _mean_time(runs: Sequence[Run], stage: str) -> float:
+    return round(statistics.fmean(run.record(stage).wall_time_s for run in runs), 2)
 
 
 def _environment(root: Path, commit: str | None, hardware: str | None) -> dict[str, Any]:

@@ -24,12 +24,13 @@ from scan_tf import __version__, config, files, machine, models
 from scan_tf.data import sources
 from scan_tf.data.image_set import Split
 from scan_tf.errors import DataError, StageError
-from scan_tf.evaluation import metrics, report
+from scan_tf.evaluation import metrics
 from scan_tf.features.embedding import embed
 from scan_tf.models.backbone import Backbone
 from scan_tf.models.heads import ClusterHeads, new_heads
-from scan_tf.pipeline import build
+from scan_tf.pipeline import build, evaluate
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.stage import CLUSTERINGS
 
 SUFFIX = ".weights.h5"
 FORMAT = 1
@@ -55,11 +56,11 @@ class Classifier(keras.Model):
         return tf.nn.softmax(self.heads(self.backbone.embed(images))[0])
 
 
-def save(work: Run, path: Path) -> dict[str, Any]:
+def save(run: Run, path: Path) -> dict[str, Any]:
     """Write the classifier of a finished run.
 
     Args:
-        work: the run; evaluated.
+        run: the run; evaluated.
         path: the file, named `*.weights.h5`.
 
     Returns:
@@ -71,16 +72,16 @@ def save(work: Run, path: Path) -> dict[str, Any]:
     """
     if not path.name.endswith(SUFFIX):
         raise DataError(f"{path}: expected a name that ends in {SUFFIX}.")
-    scores = report.read(work)
-    stage = "selflabel" if scores["selflabel"] else "scan"
-    backbone, heads = build.trained_clusters(work, stage)
-    images = work.train_images
+    scores = evaluate.read_report(run)
+    stage = [s for s in CLUSTERINGS if scores[s]][-1]
+    backbone, heads = build.trained_clusters(run, stage)
+    images = run.train_images
     facts: dict[str, Any] = {
         "format": FORMAT,
         "scan_tf": __version__,
         "commit": machine.environment()["commit"],
-        "model": config.to_dict(work.config.model),
-        "data": config.to_dict(work.config.data) | {"path": None},
+        "model": config.to_dict(run.config.model),
+        "data": config.to_dict(run.config.data) | {"path": None},
         "image_size": images.image_size,
         "mean": list(backbone.mean),
         "std": list(backbone.std),
@@ -88,7 +89,7 @@ def save(work: Run, path: Path) -> dict[str, Any]:
         "class_names": list(images.class_names),
         "class_of_cluster": scores[stage]["mapping"],
         "weights_of": stage,
-        "dtype": work.device.dtype,
+        "dtype": run.device.dtype,
         "split": scores["split"],
         "scores": {k: scores[stage][k] for k in _SCORES},
     }

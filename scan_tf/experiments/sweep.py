@@ -20,18 +20,18 @@ import keras
 
 from scan_tf import files
 from scan_tf.errors import ConfigError, Interrupted, ScanError, StageError
-from scan_tf.evaluation import report
 from scan_tf.experiments import tables, variants
-from scan_tf.experiments.variants import REPEATED, Variant
-from scan_tf.pipeline import stages
+from scan_tf.experiments.variants import Variant
+from scan_tf.pipeline import evaluate, stages
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.stage import CLUSTERINGS, REPEATED
 
 # Writes the tables of the rows so far.
 Writer = Callable[[list[dict[str, Any]], Mapping[str, Any] | None], None]
 
 
 def run(
-    work: Run,
+    run: Run,
     axes: Mapping[str, Sequence[Any]],
     fixed: Mapping[str, Any] | None = None,
     *,
@@ -45,7 +45,7 @@ def run(
     `sweep.png`, up to date after every point. The same call goes on after an interruption.
 
     Args:
-        work: the parent, with a finished pretext.
+        run: the parent, with a finished pretext.
         axes: dotted key -> the values to try, such as `{"scan.entropy_weight": [1, 2, 5]}`.
         fixed: dotted key -> the value of all points, in place of the parent's.
         seeds: `clustering_seed`s; None: the parent's.
@@ -69,7 +69,7 @@ def run(
     name = "+".join(axes) if name is None else name
     if not re.fullmatch(r"\w[\w.+=-]*", name):
         raise ConfigError(f"--name: expected letters, digits and any of . + = _ -, got '{name}'.")
-    folder = work.root / "sweeps" / name
+    folder = run.root / "sweeps" / name
     keys = [*axes]
 
     def write(rows: list[dict[str, Any]], parent: Mapping[str, Any] | None) -> None:
@@ -77,16 +77,16 @@ def run(
         files.write_text(folder / "table.md", tables.by_point(rows, keys, parent) + "\n")
         tables.draw(folder / "sweep.png", rows, keys, parent)
 
-    wanted = [s for s in REPEATED if selflabel or s != "selflabel"]
+    wanted = [s for s in REPEATED if selflabel or s != CLUSTERINGS[-1]]
     points = variants.plan(
-        work, folder, axes=axes, fixed=fixed or {}, seeds=seeds, stages=wanted
+        run, folder, axes=axes, fixed=fixed or {}, seeds=seeds, stages=wanted
     )
     _train(points, folder, write)
     return folder
 
 
 def repeat(
-    work: Run, seeds: Sequence[int], fixed: Mapping[str, Any] | None = None
+    run: Run, seeds: Sequence[int], fixed: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Cluster with several seeds; means and deviations, as the paper reports them.
 
@@ -94,7 +94,7 @@ def repeat(
     `table.md`, and what is returned as `scores.json`.
 
     Args:
-        work: the parent, with a finished pretext.
+        run: the parent, with a finished pretext.
         seeds: `clustering_seed`s.
         fixed: dotted key -> value, in place of the parent's.
 
@@ -106,19 +106,19 @@ def repeat(
         ScanError: as for `run`.
     """
     fixed = fixed or {}
-    folder = work.root / "sweeps" / "+".join(["seeds", *filter(None, [variants.label(fixed)])])
+    folder = run.root / "sweeps" / "+".join(["seeds", *filter(None, [variants.label(fixed)])])
     scores: dict[str, Any] = {}
 
     def write(rows: list[dict[str, Any]], parent: Mapping[str, Any] | None) -> None:
         scores.update(seeds=[row["seed"] for row in rows], deviation="population")
-        for stage in tables.TITLES:
+        for stage in CLUSTERINGS:
             found = {m: tables.summary([r[f"{stage}_{m}"] for r in rows]) for m in tables.MEASURES}
             scores[stage] = {m: s for m, s in found.items() if s["mean"] is not None}
         tables.write_csv(folder / "table.csv", rows, [])
         files.write_text(folder / "table.md", tables.by_stage(rows, parent) + "\n")
         files.write_text(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
 
-    points = variants.plan(work, folder, axes={}, fixed=fixed, seeds=seeds)
+    points = variants.plan(run, folder, axes={}, fixed=fixed, seeds=seeds)
     _train(points, folder, write)
     return scores
 
@@ -127,7 +127,8 @@ def _train(points: Sequence[Variant], folder: Path, write: Writer) -> None:
     """Run what is not finished, and keep the tables up to date."""
     to_do = [point for point in points if not point.is_finished]
     if to_do:
-        report.evaluated_images(to_do[0])  # what is missing here would fail every point
+        # What is missing here would fail every point.
+        evaluate.images_of(to_do[0], evaluate.evaluated_split(to_do[0]))
     roots = [points[0].parent.root, *(point.root for point in points)]
     errors: dict[Path, ScanError] = {}
     start, trained = time.monotonic(), 0
@@ -167,7 +168,7 @@ def _run_stages(point: Variant) -> ScanError | None:
         except ScanError as error:
             print(f"{stage}: failed. {error}")
             failed = error
-            if stage != "selflabel":  # without that one SCAN can still be scored
+            if stage != CLUSTERINGS[-1]:  # without that one SCAN can still be scored
                 break
         else:
             # A finished stage does not need them, and together they would fill a disk.
@@ -183,9 +184,9 @@ def _write(points: Sequence[Variant], errors: Mapping[Path, ScanError], write: W
         scored = point.is_done("evaluate")
         if not scored and point.root not in errors:
             continue
-        found = report.read(point) if scored else {}
+        found = evaluate.read_report(point) if scored else {}
         reports += [found] if found else []
-        seconds = [point.record(s).get("wall_time_s", 0) for s in ("scan", "selflabel")]
+        seconds = [point.record(stage).wall_time_s for stage in CLUSTERINGS]
         error = errors.get(point.root)
         rows.append(
             {
@@ -202,7 +203,7 @@ def _write(points: Sequence[Variant], errors: Mapping[Path, ScanError], write: W
 def _baseline(parent: Run, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The parent's report, if its k-means may stand beside these reports."""
     try:
-        theirs = report.read(parent)
+        theirs = evaluate.read_report(parent)
     except StageError:
         return None  # not evaluated, or with other settings by now
     same = ("split", "num_images", "num_clusters")

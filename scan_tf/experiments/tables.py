@@ -18,10 +18,12 @@ from typing import Any
 
 from scan_tf import files
 from scan_tf.evaluation import charts
+from scan_tf.evaluation.text import UNKNOWN, markdown, number, percent
 from scan_tf.experiments.variants import as_text
+from scan_tf.pipeline.stage import labels
 
 Row = Mapping[str, Any]
-TITLES = {"scan": "SCAN", "selflabel": "+ self-label"}
+TITLES = labels()
 MEASURES = {
     "acc": "ACC",
     "nmi": "NMI",
@@ -87,7 +89,7 @@ def by_point(rows: Sequence[Row], axes: Sequence[str], parent: Mapping[str, Any]
     for name, *cells in _baselines(parent, measures):
         found = (f"{MEASURES[m]} {cell}" for m, cell in zip(measures, cells, strict=True))
         notes.append(f"{name}: {', '.join(found)}")
-    return "\n".join([_markdown(header, lines), *_notes(rows, axes, notes)])
+    return "\n".join([markdown(header, lines), *_notes(rows, axes, notes)])
 
 
 def by_stage(rows: Sequence[Row], parent: Mapping[str, Any] | None) -> str:
@@ -97,7 +99,7 @@ def by_stage(rows: Sequence[Row], parent: Mapping[str, Any] | None) -> str:
     for stage, title in _scored(rows).items():
         lines.append([title, *(_cell([row[f"{stage}_{m}"] for row in rows], m) for m in measures)])
     header = [f"over {len(rows)} seeds", *(MEASURES[m] for m in measures)]
-    return "\n".join([_markdown(header, lines), *_notes(rows, [], [])])
+    return "\n".join([markdown(header, lines), *_notes(rows, [], [])])
 
 
 def draw(
@@ -121,9 +123,9 @@ def draw(
     for measure in ["acc"] if known else ["mean_confidence", "num_clusters_used"]:
         for name, line, stage in _lines(rows, others):
             points = [[row for row in line if _is_at(row[key], place)] for place in places]
-            found = [summary([_percent(row, stage, measure) for row in point]) for point in points]
+            found = [summary([_in_percent(r, stage, measure) for r in point]) for point in points]
             if any(s["mean"] is not None for s in found):
-                means, deviations = ([_number(s[k]) for s in found] for k in ("mean", "std"))
+                means, deviations = ([_or_nan(s[k]) for s in found] for k in ("mean", "std"))
                 repeated = len({row["seed"] for row in rows}) > 1
                 title = name if known else f"{name}, {MEASURES[measure]}"
                 series[title] = means, deviations if repeated else None
@@ -177,7 +179,7 @@ def _groups(rows: Sequence[Row], keys: Sequence[str]) -> list[list[Row]]:
 def _cell(values: Sequence[float | None], measure: str) -> str:
     found = summary(values)
     if found["mean"] is None:
-        return "-"
+        return UNKNOWN
     deviation = found["std"] if sum(v is not None for v in values) > 1 else None
     return _text(found["mean"], deviation, measure)
 
@@ -198,21 +200,7 @@ def _baselines(parent: Mapping[str, Any] | None, measures: Sequence[str]) -> lis
 
 def _text(mean: float, deviation: float | None, measure: str) -> str:
     """Percent, but for the number of clusters."""
-    scale = 1 if measure == "num_clusters_used" else 100
-    numbers = [mean] if deviation is None else [mean, deviation]
-    return " ± ".join(f"{scale * number:.1f}" for number in numbers)
-
-
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table that can be read as plain text too."""
-    columns = list(zip(header, *lines, strict=True))
-    widths = [max(3, *map(len, column)) for column in columns]
-
-    def line(cells: Iterable[str]) -> str:
-        padded = [f"{c:<{w}}" for c, w in zip(cells, widths, strict=True)]
-        return f"| {' | '.join(padded)} |"
-
-    return "\n".join([line(header), line("-" * w for w in widths), *map(line, lines)])
+    return (number if measure == "num_clusters_used" else percent)(mean, deviation)
 
 
 def _notes(rows: Sequence[Row], axes: Sequence[str], notes: Sequence[str]) -> list[str]:
@@ -229,7 +217,7 @@ def _notes(rows: Sequence[Row], axes: Sequence[str], notes: Sequence[str]) -> li
     return ["", unit, *(f"\n{note}" for note in [*notes, *failed])]
 
 
-def _percent(row: Row, stage: str, measure: str) -> float | None:
+def _in_percent(row: Row, stage: str, measure: str) -> float | None:
     value = row[f"{stage}_{measure}"]
     if value is None:
         return None
@@ -244,5 +232,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _number(value: float | None) -> float:
+def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value

@@ -20,10 +20,9 @@ import yaml
 from scan_tf import config, files
 from scan_tf.data.image_set import ImageSet, Split
 from scan_tf.errors import ConfigError, StageError
-from scan_tf.pipeline.run_dir import STAGES, Run
+from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.stage import OUTPUTS, REPEATED, STAGES
 
-# The stages that a variant has of its own; the sections of the same names are what may vary.
-REPEATED = ("neighbors", "scan", "selflabel", "evaluate")
 # The parent's report has the pictures, and what is known of the features they share.
 _QUIET = {
     "evaluate.pictures": False,
@@ -72,18 +71,18 @@ class Variant(Run):
     def share(self, roots: Iterable[Path]) -> None:
         """Link the stages that one of these run directories has finished with the same settings."""
         roots = list(roots)
-        for stage in ("pretext", *(s for s in self.stages if s != "evaluate")):
-            status = self.record(stage).get("status")
-            if status == "done":
+        for stage in ("pretext", *(s for s in self.stages if s not in OUTPUTS)):
+            record = self.record(stage)
+            if record.is_done:
                 continue
-            donor = next((r for r in roots if _is_done(Run(self.config, r), stage)), None)
-            if status or donor is None:
+            donor = next((r for r in roots if _has(Run(self.config, r), stage)), None)
+            if record.has_begun or donor is None:
                 return  # begun here, or nowhere done; what follows builds on it
             _link(donor / stage, self.folder(stage))
             # Last, so that nothing looks finished that an interruption has cut off.
-            record = Path("status") / f"{stage}.json"
-            text = (donor / record).read_text(encoding="utf-8")
-            files.write_text(self.root / record, text)
+            status = Path("status") / f"{stage}.json"
+            text = (donor / status).read_text(encoding="utf-8")
+            files.write_text(self.root / status, text)
 
 
 def parse(overrides: Iterable[str]) -> tuple[list[str], dict[str, Any], dict[str, list[Any]]]:
@@ -103,10 +102,7 @@ def parse(overrides: Iterable[str]) -> tuple[list[str], dict[str, Any], dict[str
     fixed: dict[str, Any] = {}
     axes: dict[str, list[Any]] = {}
     for text in overrides:
-        key, equals, raw = text.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise ConfigError(f"override '{text}': expected key=value, such as scan.epochs=20.")
+        key, raw = config.split_override(text)
         values = _values(text, raw)
         fixed.pop(key, None)
         axes.pop(key, None)
@@ -199,7 +195,7 @@ def _check_key(key: str) -> None:
     section = key.split(".")[0]
     if section == "clustering_seed":
         raise ConfigError("clustering_seed: is given by --seeds here, such as --seeds 0 1 2.")
-    if section not in REPEATED and section in STAGES["pretext"]:
+    if section not in REPEATED and section in STAGES["pretext"].reads:
         raise ConfigError(
             f"{key}: the pretext reads it, and all points share one pretext. Vary settings of "
             f"{', '.join(REPEATED)}; --seeds gives other seeds of the clustering."
@@ -227,7 +223,8 @@ def _value(settings: config.Config, key: str, given: Any) -> Any:
     return given if isinstance(found, dict) else found
 
 
-def _is_done(run: Run, stage: str) -> bool:
+def _has(run: Run, stage: str) -> bool:
+    """Whether a run has finished the stage, with the settings that it is opened with."""
     try:
         return run.is_done(stage)
     except StageError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from scan_tf import files
 from scan_tf.config import NeighborsConfig
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.features.search import exact
@@ -52,19 +52,19 @@ def annoy_index(
     digest = hashlib.blake2b(features.data, digest_size=16).hexdigest()
     shape = {"rows": features.shape[0], "columns": features.shape[1]}
     stamp = {**shape, "n_trees": config.n_trees, "seed": seed, "features": digest}
-    if path is not None and _is_current(path, stamp):
+    if path is None:
+        _build(index, features, config.n_trees, seed)
+        return index
+    if _is_current(path, stamp):
         index.load(str(path))
         return index
-    if path is not None:
+    # The stamp goes first and comes back last: it never describes another index than its own.
+    _stamp(path).unlink(missing_ok=True)
+    with files.atomic(path) as temporary:
         # The pages of a file need not stay in memory.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        index.on_disk_build(str(_beside(path, ".partial")))
-    index.set_seed(seed)
-    for row, vector in enumerate(features):
-        index.add_item(row, vector)
-    index.build(config.n_trees, n_jobs=-1)
-    if path is not None:
-        _keep(path, stamp)
+        index.on_disk_build(str(temporary))
+        _build(index, features, config.n_trees, seed)
+    files.write_text(_stamp(path), json.dumps({**stamp, "bytes": path.stat().st_size}))
     return index
 
 
@@ -156,21 +156,21 @@ def hnsw(features: np.ndarray, k: int, *, seed: int, progress: bool = False) -> 
     return np.concatenate(found).astype(np.int32)
 
 
+def _build(index: AnnoyIndex, features: np.ndarray, n_trees: int, seed: int) -> None:
+    index.set_seed(seed)
+    for row, vector in enumerate(features):
+        index.add_item(row, vector)
+    index.build(n_trees, n_jobs=-1)
+
+
 def _is_current(path: Path, stamp: dict[str, object]) -> bool:
     try:
-        known = json.loads(_beside(path, ".json").read_text(encoding="utf-8"))
+        known = json.loads(_stamp(path).read_text(encoding="utf-8"))
         return bool(known == {**stamp, "bytes": path.stat().st_size})
     except (OSError, ValueError):
         return False
 
 
-def _keep(path: Path, stamp: dict[str, object]) -> None:
-    # The stamp goes first and comes back last: it never describes another index than its own.
-    _beside(path, ".json").unlink(missing_ok=True)
-    os.replace(_beside(path, ".partial"), path)
-    text = json.dumps({**stamp, "bytes": path.stat().st_size})
-    _beside(path, ".json").write_text(text, encoding="utf-8")
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
+def _stamp(path: Path) -> Path:
+    """Where it is written what an index was made of."""
+    return path.with_name(f"{path.name}.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,9 +11,13 @@ from tqdm import tqdm
 from scan_tf.augment.policies import Policy
 from scan_tf.data.image_set import ImageSet
 
+Network = Callable[..., tf.Tensor]
+# Features that heads are given at a time.
+_BLOCK = 10_000
+
 
 def embed(
-    network: Callable[[tf.Tensor], tf.Tensor],
+    network: Network,
     images: ImageSet,
     *,
     policy: Policy | None = None,
@@ -59,26 +62,7 @@ def embed(
     return np.concatenate(parts)[:count]
 
 
-def predict(
-    backbone: Any, heads: Any, images: ImageSet, **options: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster probabilities and features.
-
-    Args:
-        backbone: a `Backbone`.
-        heads: cluster heads over its features.
-        images: N images.
-        options: as for `embed`.
-
-    Returns:
-        probs: float32 `[H, N, C]`.
-        features: float32 `[N, D]`, the backbone's.
-    """
-    features = embed(backbone.embed, images, **options)
-    return head_probs(heads, features), features
-
-
-def head_probs(heads: Any, features: np.ndarray) -> np.ndarray:
+def head_probs(heads: Network, features: np.ndarray) -> np.ndarray:
     """Cluster probabilities float32 `[H, N, C]` from features float32 `[N, D]`."""
-    blocks = [features[i : i + 10_000] for i in range(0, len(features), 10_000)]
+    blocks = [features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK)]
     return np.concatenate([tf.nn.softmax(heads(b)).numpy() for b in blocks], axis=1)

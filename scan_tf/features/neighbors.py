@@ -8,15 +8,15 @@ rows, which rank as Annoy's 'angular' distance does.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
+from scan_tf import files
 from scan_tf.config import NeighborsConfig
-from scan_tf.errors import DataError
+from scan_tf.errors import ConfigError, DataError
 from scan_tf.features import approximate
 from scan_tf.features.search import exact
 
@@ -60,7 +60,6 @@ def mine(
     seed: int,
     index_path: Path | None = None,
     progress: bool = False,
-    setting: str = "neighbors.k",
 ) -> Neighbors:
     """Find the `k` nearest neighbours of every row.
 
@@ -71,17 +70,16 @@ def mine(
         seed: of the index and of the sample for the recall.
         index_path: where Annoy's index is kept, for the same features, `n_trees` and `seed`.
         progress: show a bar on stderr.
-        setting: the name of the setting that `k` came from, for the error message.
 
     Raises:
-        DataError: fewer than k+1 rows, or a row that is zero or not finite.
+        ConfigError: fewer than k+1 rows.
+        DataError: a row is zero or not finite.
     """
     features = _unit_rows(features)
     if len(features) <= k:
-        advice = f"Set {setting} <= {len(features) - 1}." if len(features) > 1 else "Add images."
-        raise DataError(
-            f"{setting} = {k} needs at least {k + 1} images, got {len(features)}. {advice}"
-        )
+        most = len(features) - 1
+        advice = f"Set it to {most} or less." if most > 0 else "Add images."
+        raise ConfigError(f"k = {k} needs at least {k + 1} images, got {len(features)}. {advice}")
     index, reason = _choose(config, len(features))
     start = time.perf_counter()
     if index == "exact":
@@ -129,14 +127,10 @@ def restrict(indices: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
 def save(path: str | Path, neighbors: Neighbors) -> None:
     """Write a `.npz` file; a reader sees the old file or the whole new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     values = dataclasses.asdict(neighbors)
     values["recall"] = np.nan if neighbors.recall is None else neighbors.recall
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with files.atomic(Path(path)) as temporary, temporary.open("wb") as file:
         np.savez(file, **values)
-    os.replace(partial, path)
 
 
 def load(path: str | Path) -> Neighbors:

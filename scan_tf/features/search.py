@@ -70,6 +70,19 @@ def exact(bank: np.ndarray, queries: np.ndarray, k: int, *, progress: bool = Fal
     return indices, products
 
 
+def others(bank: np.ndarray, rows: np.ndarray, k: int) -> Found:
+    """As `exact` for the queries `bank[rows]`, int [Q], none of which counts as near itself.
+
+    Raises:
+        DataError: k is not smaller than the bank.
+    """
+    near, products = exact(bank, bank[rows], k + 1)
+    itself = near == np.asarray(rows)[:, None]
+    # More than k rows equal to a row can push it out of its own list.
+    itself[~itself.any(axis=1), -1] = True
+    return near[~itself].reshape(-1, k), products[~itself].reshape(-1, k)
+
+
 def _plain(bank: tf.Tensor, k: int, queries: np.ndarray) -> Found:
     """The whole product and TensorFlow's top_k: quick on a GPU, and right for every input."""
     best = tf.math.top_k(tf.matmul(tf.constant(queries), bank, transpose_b=True), k)

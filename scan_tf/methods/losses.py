@@ -12,6 +12,28 @@ from scan_tf.lazy import tf
 _LOG_FLOOR = -100.0
 # Lower bound of a mean probability in the entropy (official configuration).
 _PROB_FLOOR = 1e-8
+# How far from 1 the length of a unit row may be; bfloat16 rounds it by up to 0.004.
+_UNIT_TOLERANCE = 0.01
+
+
+def check_temperature(temperature: float, name: str = "temperature") -> None:
+    """Raise ValueError unless what similarities are divided by is positive."""
+    if not temperature > 0:
+        raise ValueError(f"`{name}` should be greater than 0. Received: {name}={temperature}")
+
+
+def check_unit_rows(**rows: tf.Tensor) -> None:
+    """Raise ValueError where a row [...,P] is not of length 1; in a graph nothing is checked."""
+    if not tf.executing_eagerly():
+        return
+    for name, values in rows.items():
+        length = tf.norm(tf.cast(values, tf.float32), axis=-1)
+        furthest = float(tf.reduce_max(tf.abs(length - 1)))
+        if furthest > _UNIT_TOLERANCE:
+            raise ValueError(
+                f"`{name}` should have rows of length 1. Received: one that is off by "
+                f"{furthest:.3g}. Divide the rows by their length first."
+            )
 
 
 def nt_xent(
@@ -30,7 +52,12 @@ def nt_xent(
 
     Returns:
         The mean over the anchors, scalar f32; log(2B - 1) where all vectors are equal.
+
+    Raises:
+        ValueError: the temperature is not positive, or (eagerly) a row is not of length 1.
     """
+    check_temperature(temperature)
+    check_unit_rows(a=a, b=b)
     a, b = tf.cast(a, tf.float32), tf.cast(b, tf.float32)
     both = tf.concat([a, b], 0)
     anchors, positives = (both, tf.concat([b, a], 0)) if symmetric else (a, b)
@@ -132,7 +159,13 @@ def info_nce(
 
     Returns:
         The loss, float32 scalar, and the mean similarity of queries and their keys.
+
+    Raises:
+        ValueError: the temperature is not positive, or (eagerly) a row is not of length 1.
     """
+    check_temperature(temperature)
+    check_unit_rows(queries=queries, keys=keys, queue=queue)
+    queries, keys, queue = (tf.cast(x, tf.float32) for x in (queries, keys, queue))
     positive = tf.reduce_sum(queries * keys, axis=-1, keepdims=True)
     negative = tf.matmul(queries, queue, transpose_b=True)
     logits = tf.concat([positive, negative], axis=-1) / temperature

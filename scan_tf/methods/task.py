@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from scan_tf import models
-from scan_tf.config import PretextConfig, ScanConfig, SelfLabelConfig
+from scan_tf.config import ModelConfig, PretextConfig, ScanConfig, SelfLabelConfig
 from scan_tf.lazy import keras, tf
 
 # View name -> tensor.
@@ -28,12 +28,14 @@ class View:
         policy: name of an augmentation policy: none, weak, simclr or strong.
         of: the anchor itself, or one of its neighbours drawn uniformly from its K+1.
         size: side in pixels; None: that of the images.
+        options: of the policy, beyond the config's: what a method wants of this view alone.
         count: so many views, each drawn anew, one after the other in one tensor
             `[count * B, S, S, 3]` (multi-crop).
     """
 
     policy: str
     of: Literal["anchor", "neighbor"] = "anchor"
+    options: Mapping[str, float] = dataclasses.field(default_factory=dict)
     size: int | None = None
     count: int = 1
 
@@ -42,8 +44,9 @@ class Task(abc.ABC):
     """A method: views to look at, a loss to minimise, variables to train.
 
     Attributes:
-        views: name -> View; a batch holds each as a normalised `[B, S, S, 3]` tensor, and
-            `index`, int32 `[B]`, the position of the anchors in the data set.
+        views: name -> View; without any there is nothing to train. A batch holds each as a
+            normalised `[B, S, S, 3]` tensor, and `index`, int32 `[B]`, the position of the anchors
+            in the data set.
         networks: name -> network; what a stage saves as its weights. Always has "backbone".
     """
 
@@ -65,14 +68,34 @@ class Task(abc.ABC):
         return [v for n in self.networks.values() for v in n.trainable_variables]
 
     @property
-    def extra_state(self) -> list[Any]:
-        """Variables beside the networks': queues, banks, moving averages."""
+    def constant_rate_variables(self) -> list[Any]:
+        """Those of them whose learning rate is the config's, without its schedule."""
         return []
 
     @property
+    def extra_state(self) -> list[Any]:
+        """Variables beside the networks': queues, banks, moving averages; no two of one name."""
+        return []
+
+    @property
+    def named_state(self) -> dict[str, Any]:
+        """Every variable that a resumed run needs, by a name that is the same in every run.
+
+        Raises:
+            ValueError: two variables have one name.
+        """
+        named = models.named_variables(self.networks)
+        for variable in self.extra_state:
+            name = f"extra/{getattr(variable, 'path', variable.name).removesuffix(':0')}"
+            if name in named:
+                raise ValueError(f"two variables of {type(self).__name__} are named '{name}'.")
+            named[name] = variable
+        return named
+
+    @property
     def state(self) -> list[Any]:
-        """Every variable that a resumed run needs, in a fixed order."""
-        return [v for n in self.networks.values() for v in n.variables] + self.extra_state
+        """The variables of `named_state`, in their order."""
+        return list(self.named_state.values())
 
     @abc.abstractmethod
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -118,6 +141,20 @@ class Pretext(Task):
         num_images: int,
     ):
         """Build the heads and the variables."""
+
+    @classmethod
+    def bring_backbone(
+        cls, config: PretextConfig, model: ModelConfig, *, num_images: int, **images: Any
+    ) -> models.Backbone | None:
+        """A network that the method brings itself; None: that of the model section.
+
+        Args:
+            config: the section's typed config.
+            model: the model section.
+            num_images: size N of the training set.
+            images: `image_size`, `mean`, `std` and `dtype`, as for `models.build`.
+        """
+        return None
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """Features by which neighbours are mined: the backbone's, unless a method says otherwise.
@@ -184,6 +221,14 @@ class SelfLabel(Task):
         self, config: SelfLabelConfig, backbone: models.Backbone, heads: models.ClusterHeads
     ):
         """Build the variables."""
+
+    def account(self, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+        """What is worth keeping of the logged metrics, in their order.
+
+        Raises:
+            TrainingError: they tell that nothing was learned.
+        """
+        return {}
 
     def finish(self) -> None:
         """What follows the last step, such as putting averages in place of the weights."""

@@ -7,11 +7,15 @@ from scan_tf import lazy
 if TYPE_CHECKING:
     from scan_tf.models.backbone import Backbone as Backbone
     from scan_tf.models.backbone import build as build
+    from scan_tf.models.frozen import Frozen as Frozen
+    from scan_tf.models.heads import MLP as MLP
     from scan_tf.models.heads import ClusterHeads as ClusterHeads
     from scan_tf.models.heads import LinearHead as LinearHead
     from scan_tf.models.heads import ProjectionHead as ProjectionHead
+    from scan_tf.models.pretrained import load_pretrained as load_pretrained
     from scan_tf.models.resnet import ResNet as ResNet
     from scan_tf.models.weights import load_weights as load_weights
+    from scan_tf.models.weights import named_variables as named_variables
     from scan_tf.models.weights import save_weights as save_weights
 
 __getattr__, __dir__, __all__ = lazy.names(
@@ -19,10 +23,14 @@ __getattr__, __dir__, __all__ = lazy.names(
     {
         "Backbone": "backbone",
         "ClusterHeads": "heads",
+        "Frozen": "frozen",
         "LinearHead": "heads",
+        "MLP": "heads",
         "ProjectionHead": "heads",
         "ResNet": "resnet",
         "build": "backbone",
+        "named_variables": "weights",
+        "load_pretrained": "pretrained",
         "load_weights": "weights",
         "save_weights": "weights",
     },

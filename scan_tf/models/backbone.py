@@ -1,57 +1,77 @@
-"""The contract of a backbone: what every other part of the program knows of a network."""
+"""The contract of a backbone: whatever keeps it can be clustered, whoever trained it."""
 
 from __future__ import annotations
 
 import abc
+import dataclasses
 import importlib
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from scan_tf.config import ModelConfig
 from scan_tf.errors import ConfigError
 
+Color = tuple[float, float, float]
 
-class Backbone(keras.Model):
-    """A network from images to pooled features.
 
-    A subclass sets `feature_dim`, and says how it is called and copied; nothing else in the program
-    asks what kind of network it is.
-
-    Args:
-        image_size: side S in pixels of the images that it is made for.
-        mean: of the three channels of images in 0..1, as the network wants them.
-        std: of the three channels.
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where weights come from; a report says it beside every score.
 
     Attributes:
-        feature_dim: the number D of its features.
+        name: of the network.
+        trained: how it was trained, and on what; whether labels were used.
+        licence: of the weights, as far as it is known, or where to look.
+        labels: whether human labels were used; None: not known.
+    """
+
+    name: str
+    trained: str
+    licence: str
+    labels: bool | None
+
+
+class Backbone(abc.ABC):
+    """A network from images to pooled features: a Keras model, or anything that is called so.
+
+    Nothing else in the program asks what kind of network it is.
+
+    Attributes:
+        feature_dim: D.
+        image_size: side S in pixels of the images that it takes.
+        mean: per channel, of images in 0..1: what the network wants subtracted.
+        std: per channel, what it wants them divided by after that.
+        provenance: where its weights come from; None: it is trained here.
+        variables: all variables that are saved and carried.
+        trainable_variables: those that learn.
+        non_trainable_variables: the others.
     """
 
     feature_dim: int
-
-    def __init__(
-        self,
-        *,
-        image_size: int,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-        name: str,
-        dtype: str,
-    ):
-        super().__init__(name=name, dtype=dtype)
-        self.image_size = image_size
-        self.mean, self.std = (tuple(map(float, v)) for v in (mean, std))
+    image_size: int
+    mean: Color
+    std: Color
+    dtype_policy: Any
+    variables: Sequence[Any]
+    trainable_variables: Sequence[Any]
+    non_trainable_variables: Sequence[Any]
+    provenance: Provenance | None = None
 
     @abc.abstractmethod
-    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features f32 [B,D] of normalised images [B,S,S,3]; `training`: batch statistics."""
 
     @abc.abstractmethod
     def copy(self, dtype: str) -> Backbone:
         """The same network with the same weights, computing in another Keras dtype policy."""
+
+    @property
+    def parts(self) -> Sequence[Any]:
+        """Every variable that a call reads: what a SavedModel has to hold."""
+        return self.variables
 
     def normalise(self, images: tf.Tensor) -> tf.Tensor:
         """(images - mean) / std per channel; float32 [B,S,S,3], images in 0..1."""
@@ -67,8 +87,8 @@ def build(
     *,
     dtype: str,
     image_size: int = 32,
-    mean: Sequence[float] = (0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0),
+    mean: Color = (0.0, 0.0, 0.0),
+    std: Color = (1.0, 1.0, 1.0),
 ) -> Backbone:
     """Make the backbone that `config` names, with all its variables.
 
@@ -99,7 +119,19 @@ def build(
     return network
 
 
-def assign(new: keras.Model, old: keras.Model) -> None:
+def assign(new: Any, old: Any) -> None:
     """Give a network the values of another one of the same structure."""
     for target, source in zip(new.variables, old.variables, strict=True):
         target.assign(source)
+
+
+def resize(x: tf.Tensor, size: int) -> tf.Tensor:
+    """Images float [B,S,S,3] at the side `size`: bilinear, antialiased where they get smaller.
+
+    Graph code. Nothing is done where S is known to be `size`.
+    """
+    side = x.shape[1]
+    if side == size:
+        return x
+    # Enlarging needs no antialiasing, whose kernel is slower and not to be had under XLA.
+    return tf.image.resize(x, (size, size), antialias=side is None or side > size)

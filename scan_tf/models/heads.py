@@ -1,17 +1,76 @@
-"""The heads on top of a backbone: projection for contrastive learning, logits for clusters.
+"""The heads on top of a backbone: projections and predictions of pretexts, logits for clusters.
 
-Both compute in float32 whatever the dtype of the backbone: their outputs go into exponentials.
+All compute in float32 whatever the dtype of the backbone: their outputs go into exponentials.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
 from scan_tf.models.backbone import Backbone, assign
-from scan_tf.models.layers import Linear
+from scan_tf.models.layers import BatchNorm, Linear
+
+
+class MLP(keras.Model):
+    """Linear layers, each but the last with a ReLU: projectors, predictors and classifiers.
+
+    Args:
+        dims: widths, from the input to the output: `(512, 2048, 2048)` has two layers.
+        name: of the network.
+        norm: "none"; "hidden": BatchNorm before every ReLU; "all": after the last layer too,
+            there without scale and offset (SimSiam, section 3, "projection MLP").
+        bias: whether the last layer has a bias; none has one that BatchNorm follows.
+        unit: scale the rows of the output to length 1.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        *,
+        name: str,
+        norm: Literal["none", "hidden", "all"] = "hidden",
+        bias: bool = True,
+        unit: bool = False,
+    ):
+        super().__init__(name=name, dtype="float32")
+        self.dims, self.unit = tuple(dims), unit
+        last = len(self.dims) - 1
+        normed = {"none": 0, "hidden": last - 1, "all": last}[norm]
+        self.linears = [
+            Linear(
+                self.dims[i],
+                use_bias=i > normed and (bias or i < last),
+                name=f"linear{i}",
+                dtype="float32",
+            )
+            for i in range(1, last + 1)
+        ]
+        self.norms = [
+            BatchNorm(affine=i < last, name=f"norm{i}", dtype="float32")
+            for i in range(1, normed + 1)
+        ]
+        self.build((None, self.dims[0]))
+
+    def build(self, input_shape: Any) -> None:
+        """Create the variables."""
+        for linear, width in zip(self.linears, self.dims, strict=False):
+            linear.build((None, width))
+        for norm, width in zip(self.norms, self.dims[1:], strict=False):
+            norm.build((None, 1, 1, width))
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Map [B,D] to f32 [B,P]; with `training`, BatchNorm normalises by the batch."""
+        for i, linear in enumerate(self.linears):
+            x = linear(x)
+            if i < len(self.norms):
+                x = self.norms[i](x[:, None, None, :], training=training)[:, 0, 0]
+            if linear is not self.linears[-1]:
+                x = tf.nn.relu(x)
+        return _unit(x) if self.unit else x
 
 
 class ProjectionHead(keras.Model):
@@ -30,11 +89,9 @@ class ProjectionHead(keras.Model):
         self.hidden.build(input_shape)
         self.out.build((None, self.hidden.units))
 
-    def call(self, features: tf.Tensor) -> tf.Tensor:
-        """Project features [B,D] to f32 [B,P] with rows of length 1."""
-        x = self.out(tf.nn.relu(self.hidden(features)))
-        # x / max(|x|, 1e-12); the square is bounded, not the root, whose gradient at 0 is NaN.
-        return x * tf.math.rsqrt(tf.maximum(tf.reduce_sum(x * x, -1, keepdims=True), 1e-24))
+    def call(self, features: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Project features [B,D] to f32 [B,P] with rows of length 1; the same in training."""
+        return _unit(self.out(tf.nn.relu(self.hidden(features))))
 
 
 class LinearHead(keras.Model):
@@ -98,3 +155,9 @@ def new_heads(backbone: Backbone, num_heads: int, num_clusters: int) -> ClusterH
     heads = ClusterHeads(num_heads, num_clusters)
     heads(tf.zeros([1, backbone.feature_dim]))
     return heads
+
+
+def _unit(x: tf.Tensor) -> tf.Tensor:
+    """Rows of length 1, x / max(|x|, 1e-12)."""
+    # The square is bounded, not the root, whose gradient at 0 is NaN.
+    return x * tf.math.rsqrt(tf.maximum(tf.reduce_sum(x * x, -1, keepdims=True), 1e-24))

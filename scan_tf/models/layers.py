@@ -52,15 +52,23 @@ class BatchNorm(keras.layers.Layer):
 
     Epsilon 1e-5; running = 0.9 * running + 0.1 * batch, with the unbiased batch variance. Only
     `training` says which statistics are used; `trainable` changes nothing here.
+
+    Args:
+        affine: whether there are a scale `gamma` and an offset `beta` to learn.
     """
 
     epsilon = 1e-5
     momentum = 0.9
 
+    def __init__(self, affine: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.affine = affine
+
     def build(self, input_shape: Any) -> None:
         """Create `gamma`, `beta`, `moving_mean` and `moving_variance`, f32 [channels]."""
-        self.gamma = self._vector("gamma", "ones", input_shape[-1], trainable=True)
-        self.beta = self._vector("beta", "zeros", input_shape[-1], trainable=True)
+        if self.affine:
+            self.gamma = self._vector("gamma", "ones", input_shape[-1], trainable=True)
+            self.beta = self._vector("beta", "zeros", input_shape[-1], trainable=True)
         self.moving_mean = self._vector("moving_mean", "zeros", input_shape[-1], trainable=False)
         self.moving_variance = self._vector(
             "moving_variance", "ones", input_shape[-1], trainable=False
@@ -79,10 +87,12 @@ class BatchNorm(keras.layers.Layer):
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalise [B,S,S,channels]; with `training`, by the batch, and update the averages."""
         empty = tf.constant([], tf.float32)
+        scale = self.gamma if self.affine else tf.ones(x.shape[-1])
+        offset = self.beta if self.affine else tf.zeros(x.shape[-1])
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x,
-            scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
+            scale=tf.convert_to_tensor(scale),
+            offset=tf.convert_to_tensor(offset),
             mean=empty if training else tf.convert_to_tensor(self.moving_mean),
             variance=empty if training else tf.convert_to_tensor(self.moving_variance),
             epsilon=self.epsilon,
@@ -100,21 +110,27 @@ class BatchNorm(keras.layers.Layer):
 
 
 class Linear(keras.layers.Layer):
-    """Dense layer [B,D] -> [B,units]; kernel and bias start as U(+-1/sqrt(D)), as in PyTorch."""
+    """Dense layer [B,D] -> [B,units]; kernel and bias start as U(+-1/sqrt(D)), as in PyTorch.
 
-    def __init__(self, units: int, **kwargs: Any):
+    Args:
+        units: width of the output.
+        use_bias: whether there is a bias; one that BatchNorm follows has no effect.
+    """
+
+    def __init__(self, units: int, use_bias: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
-        self.units = units
+        self.units, self.use_bias = units, use_bias
 
     def build(self, input_shape: Any) -> None:
         """Create `kernel` f32 [D,units] and `bias` f32 [units]."""
         bound = input_shape[-1] ** -0.5
-        for name, shape in (("kernel", (input_shape[-1], self.units)), ("bias", (self.units,))):
+        shapes = {"kernel": (input_shape[-1], self.units), "bias": (self.units,)}
+        for name, shape in shapes.items() if self.use_bias else [("kernel", shapes["kernel"])]:
             uniform = keras.initializers.RandomUniform(-bound, bound)
             variable = self.add_weight(name=name, shape=shape, initializer=uniform, dtype="float32")
             setattr(self, name, variable)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Apply the layer in the compute dtype."""
-        kernel = tf.cast(self.kernel, self.compute_dtype)
-        return tf.matmul(x, kernel) + tf.cast(self.bias, self.compute_dtype)
+        y = tf.matmul(x, tf.cast(self.kernel, self.compute_dtype))
+        return y + tf.cast(self.bias, self.compute_dtype) if self.use_bias else y

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from scan_tf.config import ModelConfig
-from scan_tf.models.backbone import Backbone, assign
+from scan_tf.models.backbone import Backbone, Color, assign
 from scan_tf.models.layers import BatchNorm, Conv
 
 # Blocks in each of the four stages, and whether they are bottlenecks (He et al., table 1).
@@ -48,7 +48,7 @@ def build(config: ModelConfig, *, dtype: str, image_size: int = 32, **normalisat
     )
 
 
-class ResNet(Backbone):
+class ResNet(keras.Model, Backbone):
     """Residual network from normalised images to pooled features.
 
     The stems: `cifar`, 3x3 convolution at stride 1; `strided`, the same at stride 2, a quarter of
@@ -66,15 +66,20 @@ class ResNet(Backbone):
         width: int = 64,
         dtype: str = "float32",
         image_size: int = 32,
-        **normalisation: Any,
+        mean: Color = (0.0, 0.0, 0.0),
+        std: Color = (1.0, 1.0, 1.0),
     ):
-        super().__init__(name="resnet", dtype=dtype, image_size=image_size, **normalisation)
+        super().__init__(name="resnet", dtype=dtype)
+        self.image_size, self.mean, self.std = image_size, mean, std
         self.stem, self.width = stem, width
-        self._layout = (tuple(blocks), bottleneck)
+        self._layout = (blocks, bottleneck)
+        self.stem_relu = True  # one of the PyTorch layouts has none
         kernel, strides = _STEMS[stem]
         self.conv1 = Conv(width, kernel, strides, name="conv1", dtype=dtype)
         self.bn1 = BatchNorm(name="bn1", dtype=dtype)
-        self.blocks = []
+        self.blocks: list[_Block] = []
+        # How many blocks there are up to the end of each stage.
+        self._stage_ends = [sum(blocks[:stage]) for stage in range(1, 5)]
         channels = width
         for stage, count in enumerate(blocks):
             filters = width * 2**stage
@@ -112,12 +117,20 @@ class ResNet(Backbone):
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features f32 [B,D] of normalised images [B,S,S,3]; `training`: batch statistics."""
-        x = tf.nn.relu(self.bn1(self.conv1(x), training=training))
+        return self.stage_features(x, 4, training=training)
+
+    def stage_features(self, x: tf.Tensor, stage: int, training: bool = False) -> tf.Tensor:
+        """The pooled output of one of the four stages, counted from 1.
+
+        f32 [B,D'], D' = D / 2**(4 - stage). After the last one these are the features of `call`.
+        """
+        x = self.bn1(self.conv1(x), training=training)
+        x = tf.nn.relu(x) if self.stem_relu else x
         if self.stem in ("stl", "imagenet"):
             # After a ReLU zeros are as good as the -inf that a max-pool pads with.
             x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
             x = tf.nn.max_pool2d(x, 3 if self.stem == "imagenet" else 2, 2, "VALID")
-        for block in self.blocks:
+        for block in self.blocks[: self._stage_ends[stage - 1]]:
             x = block(x, training=training)
         return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2])
 

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy.names(
     {
         "Fitted": "fitting",
         "Run": "run_dir",
-        "STAGES": "run_dir",
+        "STAGES": "stage",
         "Scan": "estimator",
         "fit": "fitting",
         "predict": "prediction",

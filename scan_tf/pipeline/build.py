@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from scan_tf.config import ScanConfig
 from scan_tf.methods import catalog
 from scan_tf.methods.task import Clustering, Pretext, SelfLabel
 from scan_tf.models import backbone
@@ -11,53 +14,56 @@ from scan_tf.models.weights import load_weights
 from scan_tf.pipeline.run_dir import Run
 
 
-def new_backbone(work: Run) -> Backbone:
-    """The backbone of the config, with initial weights."""
-    images = work.train_images
-    return backbone.build(
-        work.config.model,
-        dtype=work.device.dtype,
-        image_size=images.image_size,
-        mean=images.mean,
-        std=images.std,
-    )
+def new_backbone(run: Run) -> Backbone:
+    """The backbone of the config, with initial weights or, where the pretext brings it, its own."""
+    config, images = run.config, run.train_images
+    method = catalog.method_class("pretext", config.pretext.name)
+    how: dict[str, Any] = {"image_size": images.image_size, "dtype": run.device.dtype}
+    how |= {"mean": images.mean, "std": images.std}
+    brought = method.bring_backbone(config.pretext, config.model, num_images=len(images), **how)
+    return brought or backbone.build(config.model, **how)
 
 
-def new_pretext(work: Run) -> Pretext:
+def new_pretext(run: Run) -> Pretext:
     """The pretext task of the config over a new backbone."""
-    config = work.config
+    config = run.config
     return catalog.method_class("pretext", config.pretext.name)(
         config.pretext,
-        new_backbone(work),
+        new_backbone(run),
         projection_dim=config.model.projection_dim,
-        num_images=len(work.pretext_images),
+        num_images=len(run.pretext_images),
     )
 
 
-def trained_pretext(work: Run) -> Pretext:
+def trained_pretext(run: Run) -> Pretext:
     """The pretext task with the weights that its stage ended with."""
-    task = new_pretext(work)
-    load_weights(work.folder("pretext") / "weights.npz", task.networks)
+    task = new_pretext(run)
+    load_weights(run.folder("pretext") / "weights.npz", task.networks)
     return task
 
 
-def trained_clusters(work: Run, stage: str) -> tuple[Backbone, ClusterHeads]:
+def trained_clusters(run: Run, stage: str) -> tuple[Backbone, ClusterHeads]:
     """Backbone and the one cluster head that `scan` or `selflabel` ended with."""
-    network = new_backbone(work)
-    heads = new_heads(network, 1, work.num_clusters)
-    load_weights(work.folder(stage) / "weights.npz", {"backbone": network, "heads": heads})
+    network = new_backbone(run)
+    heads = new_heads(network, 1, run.num_clusters)
+    load_weights(run.folder(stage) / "weights.npz", {"backbone": network, "heads": heads})
     return network, heads
 
 
 def new_clustering(
-    work: Run, network: Backbone, heads: ClusterHeads, *, cached: bool = False
+    run: Run,
+    network: Backbone,
+    heads: ClusterHeads,
+    *,
+    cached: bool = False,
+    config: ScanConfig | None = None,
 ) -> Clustering:
-    """The task of the scan stage."""
-    config = work.config.scan
+    """The task of the scan stage; `config`: with other settings of the section."""
+    config = config or run.config.scan
     return catalog.method_class("clustering", config.name)(config, network, heads, cached=cached)
 
 
-def new_selflabel(work: Run, network: Backbone, heads: ClusterHeads) -> SelfLabel:
+def new_selflabel(run: Run, network: Backbone, heads: ClusterHeads) -> SelfLabel:
     """The task of the last stage."""
-    config = work.config.selflabel
+    config = run.config.selflabel
     return catalog.method_class("selflabel", config.name)(config, network, heads)

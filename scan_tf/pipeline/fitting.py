@@ -27,13 +27,13 @@ from scan_tf.data.sets.array import labels_of
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.pipeline import sizes
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.stage import TRAINED, up_to
 
 if TYPE_CHECKING:
     from scan_tf.models import Backbone, ClusterHeads
 
 # Sized for a folder of a thousand photographs and two cores.
 DEFAULT_RECIPE = "folder_example"
-_STAGES = ("pretext", "neighbors", "scan", "selflabel", "evaluate")
 # An array that is smaller than the recipe's images is not enlarged, but for the network's sake.
 _LEAST_SIZE = 16
 
@@ -55,7 +55,11 @@ class Fitted:
         self._backbone, self._heads = backbone, heads
         self._batch_size = run.config.evaluate.batch_size
         self._network = lazy.tf.function(backbone.embed, jit_compile=run.device.jit_step)
-        self.probabilities_, self.features_ = self._outputs(run.train_images.images)
+        from scan_tf.features.embedding import head_probs
+        from scan_tf.pipeline import features
+
+        self.features_ = features.of_backbone(run, backbone, run.train_images, None)
+        self.probabilities_ = head_probs(heads, self.features_)[0]
         self.labels_ = self.probabilities_.argmax(axis=1)
 
     def predict(self, images: Any) -> np.ndarray:
@@ -82,7 +86,10 @@ class Fitted:
         else:
             array = images.images if isinstance(images, ImageSet) else images
             pixels = square(checked(array), size)
-        return self._outputs(pixels)[0]
+        from scan_tf.features.embedding import embed, head_probs
+
+        features = embed(self._network, from_array(pixels), batch_size=self._batch_size)
+        return head_probs(self._heads, features)[0]
 
     def export(self, path: str | Path) -> Path:
         """Write a SavedModel: images uint8 [B,H,W,3] -> cluster, probabilities and features.
@@ -94,14 +101,6 @@ class Fitted:
 
         savedmodel.save(Path(path), self._backbone, self._heads)
         return Path(path)
-
-    def _outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities and features of uint8 [N,S,S,3]."""
-        from scan_tf.features.embedding import embed, head_probs
-
-        images = from_array(pixels)
-        features = embed(self._network, images, batch_size=self._batch_size)
-        return head_probs(self._heads, features)[0], features
 
 
 def fit(
@@ -136,13 +135,12 @@ def fit(
     """
     config = settings_of(recipe, num_clusters, settings)
     with workspace(images, labels, config, run_dir, verbose) as run:
-        from scan_tf.evaluation import report
-        from scan_tf.pipeline import build, stages
+        from scan_tf.pipeline import build, evaluate, stages
 
-        for stage in _STAGES:
+        for stage in up_to("evaluate"):
             stages.run_stage(run, stage)
-        backbone, heads = build.trained_clusters(run, "selflabel")
-        return Fitted(run, backbone, heads, report.read(run))
+        backbone, heads = build.trained_clusters(run, TRAINED[-1])
+        return Fitted(run, backbone, heads, dict(evaluate.read_report(run)))
 
 
 @contextlib.contextmanager

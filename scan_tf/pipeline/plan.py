@@ -13,10 +13,9 @@ from typing import Any
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError
 from scan_tf.methods import catalog
+from scan_tf.pipeline.stage import STAGES, TRAINED
 from scan_tf.training.progress import duration
 
-_ORDER = ("pretext", "neighbors", "scan", "selflabel", "evaluate", "export")
-_TRAINED = ("pretext", "scan", "selflabel")
 _FORWARD = 1 / 3
 # Of heads on cached features: as good as nothing.
 _CACHED = 0.01
@@ -47,7 +46,7 @@ def passes(config: Config, stage: str) -> float:
         method = catalog.method_class("pretext", config.pretext.name)
         views = getattr(method, "views", None)
         counted = sum(v.count for v in views.values()) if isinstance(views, Mapping) else 2
-        return float(method.passes or counted)
+        return float(counted if method.passes is None else method.passes)
     if stage == "selflabel":
         return 1 + _FORWARD  # the weak view goes forward alone
     if config.scan.freeze_backbone:
@@ -62,7 +61,7 @@ def remaining(config: Config, seen: Mapping[str, Seen]) -> dict[str, float]:
         config: of the run.
         seen: of the stages that have made steps; the last of them tells of the ones after it.
     """
-    known = [stage for stage in _TRAINED if stage in seen]
+    known = [stage for stage in TRAINED if stage in seen and passes(config, stage)]
     if not known:
         return {}
     first, last = known[0], known[-1]
@@ -71,13 +70,13 @@ def remaining(config: Config, seen: Mapping[str, Seen]) -> dict[str, float]:
     images_per_second = seen[last].steps_per_second * getattr(config, last).batch_size
     pass_s = 1 / (images_per_second * passes(config, last))
     left = {"neighbors": images * _FORWARD * pass_s, "evaluate": images * pass_s, "export": 0.0}
-    for stage in _TRAINED:
+    for stage in TRAINED:
         if stage in seen:
             left[stage] = (seen[stage].total - seen[stage].step) / seen[stage].steps_per_second
         else:
             work = getattr(config, stage).epochs * images * passes(config, stage)
             left[stage] = work * pass_s + seen[last].compile_s
-    return {stage: left[stage] + _FIXED_S.get(stage, 0) for stage in _ORDER}
+    return {stage: left[stage] + _FIXED_S.get(stage, 0) for stage in STAGES}
 
 
 def in_words(left: Mapping[str, float]) -> str:
@@ -102,10 +101,10 @@ def within(config: Config, pretext: Seen, budget_s: float) -> Config:
     epoch_s = {
         stage: (full[stage] - (pretext.compile_s if stage != "pretext" else 0))
         / getattr(config, stage).epochs
-        for stage in _TRAINED
+        for stage in TRAINED
     }
-    rest = sum(s for stage, s in full.items() if stage not in _TRAINED)
-    rest += len(_TRAINED) * pretext.compile_s
+    rest = sum(s for stage, s in full.items() if stage not in TRAINED)
+    rest += len(TRAINED) * pretext.compile_s
     least = rest + sum(epoch_s.values())
     if least > budget_s:
         raise ConfigError(
@@ -115,7 +114,7 @@ def within(config: Config, pretext: Seen, budget_s: float) -> Config:
     training = sum(s * getattr(config, stage).epochs for stage, s in epoch_s.items())
     share = (budget_s - rest) / training
     changed: dict[str, Any] = {}
-    for stage in _TRAINED:
+    for stage in TRAINED:
         section = getattr(config, stage)
         changed[stage] = dataclasses.replace(section, epochs=max(1, int(share * section.epochs)))
     return dataclasses.replace(config, **changed)

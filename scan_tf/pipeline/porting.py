@@ -27,15 +27,15 @@ from scan_tf.models.torch_names import load_torch, to_torch
 from scan_tf.models.weights import save_weights
 from scan_tf.pipeline import build
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.stage import TRAINED
 
-_STAGES = ("pretext", "scan", "selflabel")
 _BACKBONE, _PROJECTOR, _CLUSTERS = "backbone.", "contrastive_head.", "cluster_head."
 
 Tensors = dict[str, np.ndarray]
 
 
 def import_checkpoint(
-    work: Run,
+    run: Run,
     path: Path,
     *,
     stage: str | None = None,
@@ -49,7 +49,7 @@ def import_checkpoint(
     the config must name the right one: the tensors do not tell them apart.
 
     Args:
-        work: a run whose config describes the networks in the file.
+        run: a run whose config describes the networks in the file.
         path: a file that `torch_files.read` knows.
         stage: "pretext", "scan" or "selflabel"; None: `scan` where the file has cluster heads and
             the number of the best, `selflabel` where it has one head and no number, else `pretext`.
@@ -74,24 +74,24 @@ def import_checkpoint(
     head = file.head if head is None else head
     stage = stage or _recognise(tensors, head)
     if not redo:
-        _refuse_to_replace(work, stage)
-    keras.utils.set_random_seed(work.seed(stage))  # for what is not in the file
+        _refuse_to_replace(run, stage)
+    keras.utils.set_random_seed(run.seed(stage))  # for what is not in the file
     load = _load_pretext if stage == "pretext" else _load_clusters
-    loaded, notes = load(work, path, tensors, head)
+    loaded, notes = load(run, path, tensors, head)
     if redo:
-        work.redo(stage)
+        run.redo(stage)
     source = {"file": path.name, "sha256": _sha256(path)}
-    work.write_config()
-    with work.working(stage) as result:
-        save_weights(work.folder(stage) / "weights.npz", loaded, extra=notes)
+    run.write_config()
+    with run.working(stage) as result:
+        save_weights(run.folder(stage) / "weights.npz", loaded, extra=notes)
         if stage == "scan":
             best = json.dumps(notes, indent=2)
-            files.write_text(work.folder(stage) / "best.json", best + "\n")
+            files.write_text(run.folder(stage) / "best.json", best + "\n")
         result.update(notes, imported_from=source)
     return stage
 
 
-def export_torch(work: Run) -> Path:
+def export_torch(run: Run) -> Path:
     """Write `export-torch/{pretext,scan,selflabel}.pth.tar` for the stages that are done.
 
     They have the names and the form that the official code reads: a bare state dict of the
@@ -104,16 +104,16 @@ def export_torch(work: Run) -> Path:
     Raises:
         StageError: no stage is done, one was made with another config, or PyTorch is missing.
     """
-    folder = work.root / "export-torch"
-    done = [stage for stage in _STAGES if work.is_done(stage)]
+    folder = run.root / "export-torch"
+    done = [stage for stage in TRAINED if run.is_done(stage)]
     if not done:
-        work.require(_STAGES[0])
-    for stage in _STAGES:
+        run.require(TRAINED[0])
+    for stage in TRAINED:
         path = folder / f"{stage}.pth.tar"
         if stage in done:
             with files.atomic(path) as temporary:
                 head = 0 if stage == "scan" else None
-                torch_files.write(temporary, _tensors_of(work, stage), head)
+                torch_files.write(temporary, _tensors_of(run, stage), head)
         else:
             path.unlink(missing_ok=True)  # of a stage that has been deleted since
     return folder
@@ -146,33 +146,33 @@ def _heads(tensors: Tensors) -> list[int]:
     return sorted({int(match[1]) for match in found if match})
 
 
-def _refuse_to_replace(work: Run, stage: str) -> None:
-    started = work.record(stage) and any(work.folder(stage).rglob("ckpt"))
-    if work.is_done(stage) or started:
+def _refuse_to_replace(run: Run, stage: str) -> None:
+    started = run.record(stage).has_begun and any(run.folder(stage).rglob("ckpt"))
+    if run.is_done(stage) or started:
         raise StageError(
-            f"{work.folder(stage)}: the stage '{stage}' has been {'started' if started else 'done'}"
+            f"{run.folder(stage)}: the stage '{stage}' has been {'started' if started else 'done'}"
             f" already. Give another --run-dir, or delete its results first with --redo {stage}."
         )
 
 
 def _load_pretext(
-    work: Run, path: Path, tensors: Tensors, _: int | None
+    run: Run, path: Path, tensors: Tensors, _: int | None
 ) -> tuple[Mapping[str, keras.Model], dict[str, Any]]:
     """The networks of the pretext, and which of them, or of the file, had no counterpart."""
-    task = build.new_pretext(work)
+    task = build.new_pretext(run)
     used, new = [], []
     for name, network in task.networks.items():
         projects = isinstance(network, ProjectionHead) and f"{_PROJECTOR}0.weight" in tensors
         if name == "backbone" or projects:
             used.append(_PROJECTOR if projects else _BACKBONE)
-            _load(work, path, network, tensors, used[-1])
+            _load(run, path, network, tensors, used[-1])
         else:
             new.append(name)
-    needed = _needed(task, work, new) if new else []
+    needed = _needed(task, run, new) if new else []
     if needed:
         raise DataError(
             f"{path}: has no weights for {', '.join(needed)}, by which the pretext "
-            f"'{work.config.pretext.name}' finds neighbours. Choose one that finds them by the "
+            f"'{run.config.pretext.name}' finds neighbours. Choose one that finds them by the "
             "backbone alone, such as pretext.name=moco."
         )
     unused = sorted({n.partition(".")[0] for n in tensors if not n.startswith(tuple(used))})
@@ -183,9 +183,9 @@ def _load_pretext(
     return task.networks, {"new_networks": new, "unused_in_file": unused}
 
 
-def _needed(task: Pretext, work: Run, names: list[str]) -> list[str]:
+def _needed(task: Pretext, run: Run, names: list[str]) -> list[str]:
     """Those of the networks that `embed` reads."""
-    size = work.train_images.image_size
+    size = run.train_images.image_size
     images = tf.TensorSpec([1, size, size, 3], tf.float32)
     read = tf.function(task.embed).get_concrete_function(images).graph.variables
     ids = {id(variable) for variable in read}
@@ -193,7 +193,7 @@ def _needed(task: Pretext, work: Run, names: list[str]) -> list[str]:
 
 
 def _load_clusters(
-    work: Run, path: Path, tensors: Tensors, head: int | None
+    run: Run, path: Path, tensors: Tensors, head: int | None
 ) -> tuple[Mapping[str, keras.Model], dict[str, Any]]:
     """The backbone and the cluster head that is kept, and the number it had."""
     heads = _heads(tensors)
@@ -212,17 +212,17 @@ def _load_clusters(
         raise DataError(f"{path}: holds no cluster head {head}, but {', '.join(map(str, heads))}.")
     before, after = f"{_CLUSTERS}{head}.", f"{_CLUSTERS}0."
     kept = {n.replace(before, after, 1): t for n, t in tensors.items() if n.startswith(before)}
-    _check_clusters(work, path, len(kept.get(f"{after}bias", [])))
-    backbone = build.new_backbone(work)
-    cluster_heads = new_heads(backbone, 1, work.num_clusters)
-    _load(work, path, backbone, tensors, _BACKBONE)
-    _load(work, path, cluster_heads, kept, _CLUSTERS)
+    _check_clusters(run, path, len(kept.get(f"{after}bias", [])))
+    backbone = build.new_backbone(run)
+    cluster_heads = new_heads(backbone, 1, run.num_clusters)
+    _load(run, path, backbone, tensors, _BACKBONE)
+    _load(run, path, cluster_heads, kept, _CLUSTERS)
     return {"backbone": backbone, "heads": cluster_heads}, {"head": head}
 
 
-def _check_clusters(work: Run, path: Path, there: int) -> None:
-    wanted = work.config.scan.num_clusters
-    here = wanted or work.train_images.num_classes
+def _check_clusters(run: Run, path: Path, there: int) -> None:
+    wanted = run.config.scan.num_clusters
+    here = wanted or run.train_images.num_classes
     if there != here:
         source = "is" if wanted else "is not set, and the number of classes is"
         raise ConfigError(
@@ -231,12 +231,12 @@ def _check_clusters(work: Run, path: Path, there: int) -> None:
         )
 
 
-def _load(work: Run, path: Path, network: keras.Model, tensors: Tensors, prefix: str) -> None:
+def _load(run: Run, path: Path, network: keras.Model, tensors: Tensors, prefix: str) -> None:
     """Load one network; where it does not fit, say which settings to look at."""
     try:
         load_torch(network, tensors, prefix)
     except DataError as error:
-        model = work.config.model
+        model = run.config.model
         settings = f"backbone={model.backbone}, stem={model.stem}, width={model.width}"
         if prefix == _PROJECTOR:
             settings += f", projection_dim={model.projection_dim}"
@@ -259,16 +259,16 @@ def _architecture(tensors: Tensors) -> str:
     return f"{counts} {kind}, width {filters}, a {side}x{side} stem"
 
 
-def _tensors_of(work: Run, stage: str) -> Tensors:
+def _tensors_of(run: Run, stage: str) -> Tensors:
     """The tensors of a finished stage under their official names."""
     if stage == "pretext":
-        task = build.trained_pretext(work)
+        task = build.trained_pretext(run)
         tensors = to_torch(task.backbone, _BACKBONE)
         for network in task.networks.values():
             if isinstance(network, ProjectionHead):
                 tensors |= to_torch(network, _PROJECTOR)
         return tensors
-    backbone, heads = build.trained_clusters(work, stage)
+    backbone, heads = build.trained_clusters(run, stage)
     return to_torch(backbone, _BACKBONE) | to_torch(heads, _CLUSTERS)
 
 

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import csv
 import itertools
-import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from scan_tf.data.images import (
-    SUFFIXES,
-    fitter,
-    list_images,
-    read_image,
-)
+from scan_tf.data.images import SUFFIXES, list_images, read_fitted, report_unreadable
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.files import atomic
 from scan_tf.pipeline.savedmodel import arrays, load
-
-_SHOWN = 20
-_log = logging.getLogger(__name__)
 
 
 def predict(
@@ -78,51 +68,17 @@ def predict(
     ):
         rows = csv.writer(file)
         rows.writerow(["path", "cluster", "confidence"])
-        for good, bad in _decoded(files, size, batch_size):
+        read = zip(files, read_fitted(files, size, ahead=batch_size), strict=True)
+        while batch := list(itertools.islice(read, batch_size)):
+            bad = {path: image for path, image in batch if isinstance(image, DataError)}
             if bad and strict:
                 raise next(iter(bad.values()))
             skipped |= bad
+            good = {path: image for path, image in batch if not isinstance(image, DataError)}
             if good:
                 out = arrays(model(images=np.stack(list(good.values()))))
                 confidence = (f"{p:.6f}" for p in out["probabilities"].max(axis=1))
                 rows.writerows(zip(good, out["cluster"], confidence, strict=True))
-            bar.update(len(good) + len(bad))
-        if skipped:
-            _report(len(files), list(skipped.values()))
+            bar.update(len(batch))
+        report_unreadable(list(skipped.values()), len(files))
     return list(skipped)
-
-
-def _decoded(
-    files: Sequence[Path], size: int, batch_size: int
-) -> Iterator[tuple[dict[Path, np.ndarray], dict[Path, DataError]]]:
-    """Batches of images uint8 [S,S,3] by file, in order, and of what is wrong with the others.
-
-    Threads decode one batch while the caller works on the one before.
-    """
-    fit = fitter(size)
-
-    def read(file: Path) -> np.ndarray | DataError:
-        try:
-            return fit(read_image(file))
-        except DataError as error:
-            return error
-
-    batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
-    with ThreadPoolExecutor() as pool:
-        ahead = pool.map(read, batches[0])
-        for batch, following in itertools.zip_longest(batches, batches[1:], fillvalue=()):
-            images = list(zip(batch, ahead, strict=True))
-            ahead = pool.map(read, following)
-            yield (
-                {p: image for p, image in images if not isinstance(image, DataError)},
-                {p: error for p, error in images if isinstance(error, DataError)},
-            )
-
-
-def _report(total: int, errors: Sequence[DataError]) -> None:
-    """Warn of the files that cannot be read. Raises DataError when there is no other."""
-    lines = [f"{len(errors)} of {total} images cannot be read:", *map(str, errors[:_SHOWN])]
-    text = "\n  ".join(lines + [f"and {len(errors) - _SHOWN} more"] * (len(errors) > _SHOWN))
-    if len(errors) == total:
-        raise DataError(f"{text}\nThere is no image left.")
-    _log.warning("%s\nThey are skipped.", text)

@@ -13,43 +13,66 @@ import functools
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scan_tf import config, files, machine
+from scan_tf import config as settings
 from scan_tf.data import sources
 from scan_tf.data.image_set import ImageSet, Split
-from scan_tf.errors import StageError
-from scan_tf.machine import environment
+from scan_tf.errors import ConfigError, StageError
+from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, TRAINED, since, up_to
 from scan_tf.schema import Section
 
-# Each stage and the sections of the config that it reads beside those of the stages before it.
-STAGES = {
-    "pretext": ("seed", "data", "model", "augment", "pretext", "runtime"),
-    "neighbors": ("neighbors",),
-    "scan": ("clustering_seed", "scan"),
-    "selflabel": ("selflabel",),
-    "evaluate": ("evaluate",),
-    "export": (),
-}
-# What each does, as it is printed.
-TITLES = {
-    "pretext": "learning features without labels",
-    "neighbors": "finding the nearest neighbours of every training image",
-    "scan": "clustering: an image and its neighbours agree, and every cluster is used",
-    "selflabel": "confident predictions teach strongly augmented images",
-    "evaluate": "scores, pictures and the report",
-    "export": "writing the SavedModel, and checking that it computes the same",
-}
-# The evaluation's folder has a name of its own.
-_FOLDERS = {"evaluate": "eval"}
-# They tell of the last stage that was trained, so that training another makes them out of date.
-_OUTPUTS = ("evaluate", "export")
 # Of the runtime section only these change the numbers.
 _NUMERIC_RUNTIME = ("dtype", "jit_compile")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What `status/<stage>.json` says of a stage.
+
+    Attributes:
+        status: "running", "interrupted", "done", or "not begun" where there is no record.
+        wall_time_s: of all times that it was at work.
+        config: the sections of the config that it read.
+        result: what it has to tell of its work, JSON-able.
+    """
+
+    status: str = "not begun"
+    wall_time_s: float = 0.0
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a record."""
+        return self.status != "not begun"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the stage has finished, with whatever config."""
+        return self.status == "done"
+
+
+def read_record(root: Path, stage: str) -> Record:
+    """The record of a stage in a run directory. Raises StageError where it is damaged."""
+    path = _record_path(root, stage)
+    if not path.exists():
+        return Record()
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Record(
+            str(record["status"]),
+            float(record["wall_time_s"]),
+            dict(record["config"]),
+            dict(record["result"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StageError(f"{path}: damaged ({error!r}). Use --redo {stage}.") from error
 
 
 class Run:
@@ -75,14 +98,26 @@ class Run:
         """The resolved runtime settings; they are the first thing that loads TensorFlow."""
         return machine.resolve(self.config.runtime)
 
+    @classmethod
+    def open(cls, root: Path, overrides: Iterable[str] = ()) -> Run:
+        """The run in a directory, by its own config; `overrides` as on the command line.
+
+        Raises:
+            ConfigError: the directory holds no run, or a setting is bad.
+        """
+        path = root / "config.yaml"
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
+        return cls(settings.load(path, overrides), root)
+
     def folder(self, stage: str) -> Path:
         """The folder of a stage."""
-        return self.root / _FOLDERS.get(stage, stage)
+        return self.root / STAGES[stage].folder
 
     def seed(self, stage: str) -> int:
         """A seed for each stage, derived from the run's."""
         number = list(STAGES).index(stage)
-        again = self.config.clustering_seed if stage in ("scan", "selflabel") else 0
+        again = self.config.clustering_seed if stage in TRAINED[1:] else 0
         sequence = np.random.SeedSequence([self.config.seed, number, again])
         return int(sequence.generate_state(1)[0] >> 1)
 
@@ -140,9 +175,9 @@ class Run:
         Raises:
             StageError: it, or one before it, was made with another config.
         """
-        for earlier in [*STAGES][: [*STAGES].index(stage) + 1]:
+        for earlier in up_to(stage):
             self._check_config(earlier)
-        return self.record(stage).get("status") == "done"
+        return self.record(stage).is_done
 
     def require(self, stage: str) -> None:
         """Raise StageError, naming the command to run, unless the stage is done."""
@@ -152,26 +187,25 @@ class Run:
                 f"Run: scan-tf {stage} --run-dir {self.root}"
             )
 
-    def record(self, stage: str) -> dict[str, Any]:
-        """What `status/<stage>.json` says, or nothing."""
-        path = self._record_path(stage)
-        if not path.exists():
-            return {}
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            return {
-                "status": str(record["status"]),
-                "wall_time_s": float(record["wall_time_s"]),
-                "config": dict(record["config"]),
-                "result": dict(record["result"]),
-            }
-        except (ValueError, KeyError, TypeError) as error:
-            raise StageError(f"{path}: damaged ({error!r}). Use --redo {stage}.") from error
+    def clusterings(self) -> list[str]:
+        """The stages that have clustered the images; the last one is what the run has to show.
+
+        Raises:
+            StageError: none has finished, or one was made with another config.
+        """
+        done = [stage for stage in CLUSTERINGS if self.is_done(stage)]
+        if not done:
+            self.require(CLUSTERINGS[0])
+        return done
+
+    def record(self, stage: str) -> Record:
+        """What is known of a stage. Raises StageError where its record is damaged."""
+        return read_record(self.root, stage)
 
     @contextlib.contextmanager
     def working(self, stage: str) -> Iterator[dict[str, Any]]:
         """Keep the record while a stage runs; the dict that is given is stored as its result."""
-        before = float(self.record(stage).get("wall_time_s", 0.0))
+        before = self.record(stage).wall_time_s
         start = time.monotonic()
         result: dict[str, Any] = {}
 
@@ -182,7 +216,8 @@ class Run:
                 "config": self._read_by(stage),
                 "result": result,
             }
-            files.write_text(self._record_path(stage), json.dumps(record, indent=2) + "\n")
+            text = json.dumps(record, indent=2) + "\n"
+            files.write_text(_record_path(self.root, stage), text)
 
         write("running")
         try:
@@ -190,9 +225,9 @@ class Run:
         except BaseException:
             write("interrupted")
             raise
-        if stage not in _OUTPUTS:
-            for name in _OUTPUTS:
-                self._record_path(name).unlink(missing_ok=True)
+        if stage not in OUTPUTS:
+            for name in OUTPUTS:
+                _record_path(self.root, name).unlink(missing_ok=True)
         write("done")
 
     def redo(self, stage: str) -> None:
@@ -201,11 +236,10 @@ class Run:
         Raises:
             StageError: a stage before it was made with another config; nothing is deleted.
         """
-        names, position = [*STAGES], [*STAGES].index(stage)
-        for earlier in names[:position]:
+        for earlier in up_to(stage)[:-1]:
             self._check_config(earlier)
-        for later in names[position:]:
-            self._record_path(later).unlink(missing_ok=True)
+        for later in since(stage):
+            _record_path(self.root, later).unlink(missing_ok=True)
             shutil.rmtree(self.folder(later), ignore_errors=True)
 
     def write_config(self) -> None:
@@ -214,7 +248,7 @@ class Run:
         Raises:
             StageError: the directory cannot be written.
         """
-        text = json.dumps(environment() | dataclasses.asdict(self.device), indent=2)
+        text = json.dumps(machine.environment() | dataclasses.asdict(self.device), indent=2)
         try:
             files.write_text(self.root / "config.yaml", config.dump(self.config))
             files.write_text(self.root / "environment.json", text + "\n")
@@ -223,14 +257,11 @@ class Run:
                 f"{self.root}: cannot be written ({error}). Give another --run-dir."
             ) from error
 
-    def _record_path(self, stage: str) -> Path:
-        return self.root / "status" / f"{stage}.json"
-
     def _read_by(self, stage: str) -> dict[str, Any]:
         """The sections that the stage itself reads."""
         tree = config.to_dict(self.config)
         tree["runtime"] = {k: tree["runtime"][k] for k in _NUMERIC_RUNTIME}
-        return {k: tree[k] for k in STAGES[stage]}
+        return {k: tree[k] for k in STAGES[stage].reads}
 
     def _defaults(self) -> dict[str, Any]:
         sections = {f.name: getattr(self.config, f.name) for f in dataclasses.fields(self.config)}
@@ -243,15 +274,19 @@ class Run:
     def _check_config(self, stage: str) -> None:
         record = self.record(stage)
         started = any(self.folder(stage).rglob("ckpt"))
-        if not record or (record["status"] != "done" and not started):
+        if not record.is_done and not (record.has_begun and started):
             return  # there is nothing that was made with another config
         here = self._read_by(stage)
-        differences = list(_differences(record["config"], here, self._defaults()))
+        differences = list(_differences(record.config, here, self._defaults()))
         if differences:
             raise StageError(
                 f"{self.folder(stage)} was made with another config: {'; '.join(differences)}. "
                 f"Use another --run-dir, or --redo {stage} to replace it and what follows it."
             )
+
+
+def _record_path(root: Path, stage: str) -> Path:
+    return root / "status" / f"{stage}.json"
 
 
 def _differences(there: Any, here: Any, defaults: Any, path: str = "") -> Iterator[str]:

@@ -9,17 +9,15 @@ float32 whatever the dtype of the training. `model.json` beside it names sizes a
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from scan_tf import __version__
+from scan_tf import __version__, files
 from scan_tf.data.images import resize_and_crop
 from scan_tf.errors import StageError
 from scan_tf.models.backbone import Backbone
@@ -54,11 +52,18 @@ def save(
 
     module = tf.Module(name="scan")
     # The bare variables: Keras layers would bring functions of their own into the SavedModel.
-    module.weights = [v.value for v in (*network.variables, *heads.variables)]
+    used = [*network.parts, *heads.variables]
+    module.weights = [v.value if isinstance(v, keras.Variable) else v for v in used]
     facts = {"scan_tf": __version__, "image_size": network.image_size}
     facts |= {"num_clusters": heads.num_clusters, "feature_dim": network.feature_dim}
     facts |= {"mean": list(network.mean), "std": list(network.std)}
-    with _replacing(directory.resolve()) as fresh:
+    replaceable = not directory.exists() or (directory / "saved_model.pb").is_file()
+    if not replaceable and (directory.is_file() or any(directory.iterdir())):
+        raise StageError(
+            f"{directory}: holds something that is no SavedModel, which is not replaced. "
+            "Remove it, or export to another folder."
+        )
+    with files.replacing(directory) as fresh:
         tf.saved_model.save(module, str(fresh), signatures={"serving_default": classify})
         (fresh / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
@@ -110,31 +115,6 @@ def _classify(images: tf.Tensor, backbone: Backbone, heads: ClusterHeads) -> dic
     return {"cluster": tf.argmax(probs, axis=-1), "probabilities": probs, "features": features}
 
 
-@contextlib.contextmanager
-def _replacing(directory: Path) -> Iterator[Path]:
-    """Give a path beside `directory`; the folder made there takes its place on success."""
-    replaceable = not directory.exists() or (directory / "saved_model.pb").is_file()
-    if not replaceable and (directory.is_file() or any(directory.iterdir())):
-        raise StageError(
-            f"{directory}: holds something that is no SavedModel, which is not replaced. "
-            "Remove it, or export to another folder."
-        )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    old = fresh.with_suffix(".old")
-    try:
-        yield fresh
-        # No portable call swaps two folders; between these two lines there is none.
-        if directory.exists():
-            os.replace(directory, old)
-        os.replace(fresh, directory)
-    except BaseException:
-        if old.exists() and not directory.exists():
-            os.replace(old, directory)
-        raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def load(path: Path) -> tuple[Callable[..., dict[str, tf.Tensor]], int]:

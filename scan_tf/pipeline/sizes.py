@@ -7,8 +7,7 @@ from collections.abc import Collection
 
 from scan_tf.config import Config
 from scan_tf.errors import DataError, StageError
-
-_TRAINED = ("pretext", "scan", "selflabel")
+from scan_tf.pipeline.stage import TRAINED
 
 
 def learning(config: Config, stage: str, num_images: int) -> int:
@@ -32,7 +31,7 @@ def fitted(
         given: dotted keys that were asked for and stay, such as "scan.batch_size".
     """
     notes = []
-    for stage in _TRAINED:
+    for stage in TRAINED:
         section, count = getattr(config, stage), learning(config, stage, num_images)
         if section.batch_size <= count or f"{stage}.batch_size" in given or count < 4:
             continue
@@ -55,7 +54,7 @@ def check(config: Config, num_images: int, num_test: int | None) -> None:
         DataError: too few images for a batch or for the neighbours.
         StageError: epoch and head are to be chosen on test images that there are not.
     """
-    for stage in _TRAINED:
+    for stage in TRAINED:
         size, count = getattr(config, stage).batch_size, learning(config, stage, num_images)
         if size > count:
             raise DataError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ from scan_tf import config
 from scan_tf.errors import ConfigError
 from scan_tf.pipeline import plan
 from scan_tf.pipeline.plan import Seen
-from scan_tf.pipeline.run_dir import STAGES, Run
-from scan_tf.training.progress import FILE, duration
-
-_TRAINED = ("pretext", "scan", "selflabel")
+from scan_tf.pipeline.run_dir import Record, Run
+from scan_tf.pipeline.stage import STAGES, TRAINED, since
+from scan_tf.training.progress import FILE, Progress, duration
 
 
 def describe(root: Path) -> str:
@@ -29,21 +27,34 @@ def describe(root: Path) -> str:
     if not path.exists():
         raise ConfigError(f"{path}: no such file. Give the directory of a run.")
     run = Run(config.load(path), root)
-    left = plan.remaining(run.config, seen(root, _TRAINED))
+    left = plan.remaining(run.config, seen(root))
+    records = {stage: run.record(stage) for stage in STAGES}
     lines = [f"{run.config.name}: {root}"]
-    lines += [_line(run, stage, left.get(stage)) for stage in STAGES]
-    begun = [stage for stage in STAGES if run.record(stage)]
-    if len(begun) < len(STAGES) or any(run.record(s)["status"] != "done" for s in begun):
-        rest = [s for stage, s in left.items() if run.record(stage).get("status") != "done"]
+    lines += [_line(run, stage, records[stage], left.get(stage)) for stage in STAGES]
+    if not all(record.is_done for record in records.values()):
+        rest = [s for stage, s in left.items() if not records[stage].is_done]
         if rest:
             lines.append(f"about {duration(sum(rest))} of computing are left")
         lines.append(f"to go on: scan-tf run --run-dir {root}")
     return "\n".join(lines)
 
 
-def seen(root: Path, stages: Iterable[str]) -> dict[str, Seen]:
+def tell(run: Run, stage: str, progress: Progress) -> None:
+    """Print how long the whole run still takes, about, from a stage that trains."""
+    rate = progress.rate()
+    if rate is None or not run.config.runtime.progress:
+        return
+    found = seen(run.root)
+    found[stage] = Seen(progress.step, progress.total, rate, progress.compile_s)
+    left = plan.remaining(run.config, found)
+    if left:
+        left = {name: left[name] for name in since(stage)}
+        print(f"  the whole run: {plan.in_words(left)} left", flush=True)
+
+
+def seen(root: Path) -> dict[str, Seen]:
     """Of training stages in a run directory: their steps and how fast they were, where known."""
-    found = {stage: steps(root / stage) for stage in stages}
+    found = {stage: steps(root / STAGES[stage].folder) for stage in TRAINED}
     return {
         stage: Seen(f["step"], f["total"], f["steps_per_second"], f["compile_s"])
         for stage, f in found.items()
@@ -61,16 +72,15 @@ def steps(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _line(run: Run, stage: str, left: float | None) -> str:
-    record = run.record(stage)
-    if not record:
-        epochs = f", {getattr(run.config, stage).epochs} epochs" if stage in _TRAINED else ""
+def _line(run: Run, stage: str, record: Record, left: float | None) -> str:
+    if not record.has_begun:
+        epochs = f", {getattr(run.config, stage).epochs} epochs" if stage in TRAINED else ""
         about = "" if left is None else f", about {duration(left)}"
         return f"  {stage:10} not begun{epochs}{about}"
-    if record["status"] == "done":
-        return f"  {stage:10} done, in {duration(record['wall_time_s'])}"
-    text = f"  {stage:10} {record['status']}"
-    if stage not in _TRAINED:
+    if record.is_done:
+        return f"  {stage:10} done, in {duration(record.wall_time_s)}"
+    text = f"  {stage:10} {record.status}"
+    if stage not in TRAINED:
         return text
     found = steps(run.folder(stage))
     if not found:

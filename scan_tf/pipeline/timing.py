@@ -1,34 +1,30 @@
-"""Fitting a run to a time, telling how long it takes, and ending a stage before its end."""
+"""Fitting a run to a time, and ending a stage before its end."""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from scan_tf import config as configs
 from scan_tf.errors import ConfigError, StageError
-from scan_tf.methods.task import Task
-from scan_tf.pipeline import plan, status
+from scan_tf.pipeline import build, learning, plan
 from scan_tf.pipeline.plan import Seen
 from scan_tf.pipeline.run_dir import Run
-from scan_tf.training.loop import Batches, Trainer
-from scan_tf.training.progress import Progress, duration
+from scan_tf.pipeline.stage import TRAINED
+from scan_tf.training.loop import Trainer
+from scan_tf.training.progress import duration
 
-TRAINED = ("pretext", "scan", "selflabel")
 # So much of the time is for what an estimate misses.
 _RESERVE = 0.1
 # So long steps are timed, so many at least.
 _TIMED_S, _TIMED_STEPS = 5.0, 4
 
 
-def fit(
-    run: Run, budget_s: float, start: float, pretext: Callable[[Run], tuple[Task, Batches]]
-) -> None:
+def fit(run: Run, budget_s: float, start: float) -> None:
     """Set the epochs of a run so that all stages take about `budget_s` seconds, and say so.
 
     A run directory that has been begun keeps the epochs that were chosen then.
@@ -37,7 +33,6 @@ def fit(
         run: the run; its config is replaced.
         budget_s: the time for everything.
         start: `time.monotonic()` from which it counts.
-        pretext: makes the task and its batches.
 
     Raises:
         ConfigError: the time is too short for one epoch of each stage.
@@ -50,7 +45,7 @@ def fit(
     if budget_s <= 0:
         raise ConfigError(f"--minutes: expected a number > 0, got {budget_s / 60:g}.")
     print("timing some steps ...")
-    seen = measure(run, *pretext(run))
+    seen = measure(run)
     spent = time.monotonic() - start
     whole = run.config.pretext.epochs
     run.config = plan.within(run.config, seen, budget_s * (1 - _RESERVE) - spent)
@@ -74,8 +69,19 @@ def _with_epochs_of(config: configs.Config, other: configs.Config) -> configs.Co
     return dataclasses.replace(config, **changed)
 
 
-def measure(run: Run, task: Task, loader: Batches) -> Seen:
-    """Time some steps of a new pretext; what they learn is thrown away."""
+def measure(run: Run) -> Seen:
+    """Time some steps of the pretext; what they learn is thrown away.
+
+    Raises:
+        ConfigError: it trains nothing, so that no other stage's time can be told from it.
+    """
+    task = build.new_pretext(run)
+    if not task.views:
+        raise ConfigError(
+            f"--minutes: the pretext '{run.config.pretext.name}' trains nothing that could be "
+            "timed. Give scan.epochs and selflabel.epochs."
+        )
+    loader = learning.new_loader(run, "pretext", run.pretext_images, task)
     runtime = dataclasses.replace(run.config.runtime, progress=False, tensorboard=False)
     with tempfile.TemporaryDirectory(prefix="scan_tf-") as folder:
         trainer = Trainer(
@@ -93,29 +99,13 @@ def measure(run: Run, task: Task, loader: Batches) -> Seen:
     return Seen(0, trainer.total_steps, rate, times[1] - times[0])
 
 
-def tell(run: Run, stage: str, progress: Progress) -> None:
-    """Print how long the whole run still takes, about."""
-    rate = progress.rate()
-    if rate is None or not run.config.runtime.progress:
-        return
-    seen = status.seen(run.root, TRAINED)
-    seen[stage] = Seen(progress.step, progress.total, rate, progress.compile_s)
-    left = plan.remaining(run.config, seen)
-    print(f"  the whole run: {plan.in_words(_since(left, stage))} left", flush=True)
-
-
 def finish(run: Run) -> None:
     """Have the stage that was interrupted end with what it has learnt so far.
 
     Raises:
         StageError: no stage was interrupted while it trained.
     """
-    begun = [s for s in TRAINED if run.record(s).get("status", "done") != "done"]
+    begun = [s for s in TRAINED if run.record(s).has_begun and not run.record(s).is_done]
     if not any((run.folder(s) / "ckpt" / "state.npz").exists() for s in begun):
         raise StageError(f"{run.root}: --finish: no stage was interrupted while it trained.")
     run.finish = begun[0]
-
-
-def _since(left: dict[str, float], stage: str) -> dict[str, float]:
-    names = list(left)
-    return {s: left[s] for s in names[names.index(stage) :]}

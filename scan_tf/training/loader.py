@@ -18,7 +18,7 @@ import tensorflow as tf
 from scan_tf.augment import policies
 from scan_tf.config import AugmentConfig, RuntimeConfig
 from scan_tf.data.image_set import ImageSet
-from scan_tf.errors import DataError
+from scan_tf.errors import ConfigError
 from scan_tf.machine import Device
 from scan_tf.methods.task import View
 
@@ -33,10 +33,9 @@ class Order:
         batch_size: B; what remains of an epoch after the last full batch is dropped.
         seed: of the permutations and of the neighbours drawn.
         neighbors: int32 `[N, K+1]`, column 0 the image itself, or None.
-        setting: the name of the setting that `batch_size` came from, for the error message.
 
     Raises:
-        DataError: fewer images than a batch.
+        ConfigError: fewer images than a batch.
     """
 
     def __init__(
@@ -46,11 +45,10 @@ class Order:
         *,
         seed: int,
         neighbors: np.ndarray | None,
-        setting: str = "batch_size",
     ):
         if num_images < batch_size:
-            raise DataError(
-                f"{setting}: {batch_size} is more than the {num_images} images to train on. "
+            raise ConfigError(
+                f"batch_size: {batch_size} is more than the {num_images} images to train on. "
                 f"Set it to {num_images} or less."
             )
         self.num_images = num_images
@@ -119,14 +117,16 @@ class Loader:
 
             self._host_policies = {
                 name: host.make(
-                    v.policy, augment_config, size=v.size or size, mean=images.mean
+                    v.policy, augment_config, size=v.size or size, mean=images.mean, **v.options
                 )
                 for name, v in views.items()
             }
             return
         self._policies = {
             name: compiled(
-                policies.make(v.policy, augment_config, size=v.size or size, mean=images.mean),
+                policies.make(
+                    v.policy, augment_config, size=v.size or size, mean=images.mean, **v.options
+                ),
                 device,
             )
             for name, v in views.items()

@@ -9,7 +9,6 @@ with the same weights, bit for bit, as one that was never stopped.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import signal
@@ -28,6 +27,7 @@ from scan_tf.files import read_metrics
 from scan_tf.machine import Device
 from scan_tf.methods.task import Task
 from scan_tf.training import checkpoint
+from scan_tf.training.calls import Call, Calls, scalars
 from scan_tf.training.loader import Inputs
 from scan_tf.training.optim import Optimizer, Schedule
 from scan_tf.training.profiler import profiled
@@ -90,22 +90,26 @@ class Trainer:
         self.task, self.loader, self.config = task, loader, config
         self.directory, self.runtime, self.hook = directory, runtime, hook
         self._finish, self._when_known = finish, when_known
-        self.optimizer = Optimizer(config.optimizer, task.trainable_variables)
+        self._progress: Progress | None = None
+        self.optimizer = Optimizer(
+            config.optimizer, task.trainable_variables, task.constant_rate_variables
+        )
         self.schedule = Schedule(
             config.optimizer, epochs=config.epochs, steps_per_epoch=loader.steps_per_epoch
         )
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.total_steps = config.epochs * loader.steps_per_epoch
-        # A call never goes past a step after which there is something to write.
-        longest = min(runtime.log_every, loader.steps_per_epoch)
-        self._per_call = min(getattr(loader, "steps_per_call", 1), longest)
-        self._jit = device.jit_heads if self._per_call > 1 else device.jit_step
-        self._update = tf.function(self.update, jit_compile=self._jit)
-        self._updates = tf.function(self.updates, jit_compile=self._jit)
+        per_call = getattr(loader, "steps_per_call", 1)
+        self.calls = Calls(
+            self.update,
+            most=per_call,
+            # There is something to write after these steps.
+            ends=(runtime.log_every, loader.steps_per_epoch),
+            jit=device.jit_heads if per_call > 1 else device.jit_step,
+        )
         self._window: list[dict[str, Any]] = []
         self._checkpoint = directory / "ckpt" / "state.npz"
         self._log = directory / "metrics.jsonl"
-        self._progress: Progress | None = None
 
     def update(self, inputs: Inputs) -> dict[str, tf.Tensor]:
         """One step of training; the one place where variables change. Graph code."""
@@ -128,22 +132,6 @@ class Trainer:
             apply()
         self.step.assign_add(1)
         return {"loss": loss, **metrics, "lr": rate}
-
-    def updates(self, inputs: Inputs, count: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The first `count` of S updates with stacked inputs; metrics f32 [S]. Graph code.
-
-        Every count runs the same compiled loop, so the division into calls changes no bit.
-        """
-        one = {name: tf.TensorSpec(rows.shape[1:], rows.dtype) for name, rows in inputs.items()}
-        names = self._update.get_concrete_function(one).structured_outputs
-        empty = {name: tf.zeros([self._per_call]) for name in names}
-
-        def body(i: tf.Tensor, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, Any]:
-            metrics = self._update({name: rows[i] for name, rows in inputs.items()})
-            put = tf.tensor_scatter_nd_update
-            return i + 1, {name: put(found[name], [[i]], [metrics[name]]) for name in found}
-
-        return tf.while_loop(lambda i, _: i < count, body, [0, empty], parallel_iterations=1)[1]
 
     def run(self) -> None:
         """Train to the end, from the last checkpoint where there is one.
@@ -191,44 +179,40 @@ class Trainer:
                         "Run the same command to go on.",
                     )
 
-    def steps(self, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    def steps(self, start: int) -> Iterator[Call]:
         """Make the steps from `start` on; after each call, how many are done and its metrics."""
-        inputs = self.loader.inputs(start, self.total_steps)
-        step, progress = start, self._progress
-        how = "XLA" if self._jit else "no XLA"
+        inputs, progress = self.loader.inputs(start, self.total_steps), self._progress
+        how = "XLA" if self.calls.jit else "no XLA"
         if progress and start < self.total_steps:
             progress.announce(how)
-        while step < self.total_steps:
-            ends = (self.runtime.log_every, self.loader.steps_per_epoch)
-            count = min(self._per_call, *(end - step % end for end in ends))
-            rows = list(itertools.islice(inputs, count))
-            metrics = self._update(rows[0]) if self._per_call == 1 else self._call(rows)
-            if progress and step == start:
+        for number, call in enumerate(self.calls(inputs, start, self.total_steps)):
+            if progress and number == 0:
                 progress.compiled(how)
-            step += count
-            yield step, metrics
-
-    def _call(self, rows: list[Inputs]) -> dict[str, Any]:
-        # Filled up, so that one shape is compiled.
-        filled = rows + rows[-1:] * (self._per_call - len(rows))
-        stacked = {name: np.stack([row[name] for row in filled]) for name in rows[0]}
-        metrics = self._updates(stacked, tf.constant(len(rows)))
-        return {name: values[: len(rows)] for name, values in metrics.items()}
+            yield call
 
     @property
-    def _state(self) -> list[Any]:
-        return [self.step, *self.task.state, *self.optimizer.state]
+    def state(self) -> dict[str, Any]:
+        """Every variable of the training by its name, in a fixed order."""
+        named = self.task.named_state
+        names = {id(variable): name for name, variable in named.items()}
+        trained = [names[id(variable)] for variable in self.task.trainable_variables]
+        slots = {
+            f"optimizer/{kind}/{name}": slot
+            for kind, variables in self.optimizer.slots.items()
+            for name, slot in zip(trained, variables, strict=True)
+        }
+        return {"step": self.step, **named, "optimizer/updates": self.optimizer.updates, **slots}
 
     def _save(self, step: int) -> None:
         window = self._finite(step)
         self._window = list(window)
         extra = {"window": window, "hook": self.hook.record if self.hook else {}}
-        checkpoint.save_state(self._checkpoint, self._state, step=step, extra=extra)
+        checkpoint.save_state(self._checkpoint, self.state, step=step, extra=extra)
 
     def _restore(self) -> int:
         step = 0
         if self._checkpoint.exists():
-            step, extra = checkpoint.restore_state(self._checkpoint, self._state)
+            step, extra = checkpoint.restore_state(self._checkpoint, self.state)
             self._window = extra["window"]
             if self.hook is not None:
                 self.hook.record.update(extra["hook"])
@@ -246,7 +230,7 @@ class Trainer:
 
     def _finite(self, step: int) -> list[dict[str, float]]:
         """The metrics since the last log, as numbers; refuses a loss that is not finite."""
-        rows = [row for metrics in self._window for row in _scalars(metrics)]
+        rows = [row for metrics in self._window for row in scalars(metrics)]
         if not all(math.isfinite(r["loss"]) for r in rows):
             raise TrainingError(
                 f"The loss is not finite between steps {step - len(rows) + 1} and {step}. "
@@ -294,9 +278,3 @@ class _Signals:
 
     def _note(self, number: int, _: object) -> None:
         self.received = number
-
-
-def _scalars(metrics: dict[str, Any]) -> list[dict[str, float]]:
-    """The metrics of each step of a call, from a number or an array [steps] for each name."""
-    columns = [np.atleast_1d(values).tolist() for values in metrics.values()]
-    return [dict(zip(metrics, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -58,21 +58,27 @@ class Optimizer:
     Args:
         config: optimiser section.
         variables: float32 variables to train, of Keras or of TensorFlow.
+        constant: those of them that always learn at the rate of the config.
 
     Attributes:
-        state: slot variables in a fixed order, for checkpoints.
+        slots: moving averages by their kind, each in the order of `variables`.
+        state: the count of updates and all slots, in a fixed order.
     """
 
-    def __init__(self, config: OptimizerConfig, variables: Sequence[Any]):
+    def __init__(
+        self, config: OptimizerConfig, variables: Sequence[Any], constant: Sequence[Any] = ()
+    ):
         self.config = config
+        held = {id(v) for v in constant}
+        self._constant = [id(v) in held for v in variables]
         self.variables = [v.value if isinstance(v, keras.Variable) else v for v in variables]
-        slots = 2 if config.name == "adam" else 1
-        self.slots = [
-            [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.variables]
-            for _ in range(slots)
-        ]
+        kinds = ("first", "second") if config.name == "adam" else ("velocity",)
+        self.slots = {
+            kind: [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self.variables]
+            for kind in kinds
+        }
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.state: list[Any] = [self.updates, *(v for slot in self.slots for v in slot)]
+        self.state: list[Any] = [self.updates, *(v for slot in self.slots.values() for v in slot)]
 
     def apply(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
         """One step. Gradients are clipped first, then L2 is added, as in torch."""
@@ -81,19 +87,22 @@ class Optimizer:
         self.updates.assign_add(1)
         step = self._adam if self.config.name == "adam" else self._sgd
         for i, (variable, gradient) in enumerate(zip(self.variables, gradients, strict=True)):
-            step(i, variable, gradient + self.config.l2 * variable, rate)
+            own_rate = self.config.lr if self._constant[i] else rate
+            step(i, variable, gradient + self.config.l2 * variable, own_rate)
 
-    def _sgd(self, i: int, variable: Any, gradient: tf.Tensor, rate: tf.Tensor) -> None:
+    def _sgd(self, i: int, variable: Any, gradient: tf.Tensor, rate: Any) -> None:
         momentum = self.config.momentum
-        velocity = self.slots[0][i].assign(momentum * self.slots[0][i] + gradient)
+        velocity = self.slots["velocity"][i]
+        velocity = velocity.assign(momentum * velocity + gradient)
         if self.config.nesterov:
             velocity = gradient + momentum * velocity
         variable.assign_sub(rate * velocity)
 
-    def _adam(self, i: int, variable: Any, gradient: tf.Tensor, rate: tf.Tensor) -> None:
+    def _adam(self, i: int, variable: Any, gradient: tf.Tensor, rate: Any) -> None:
         """Kingma and Ba, ICLR 2015, with betas (0.9, 0.999) and epsilon 1e-8 (torch defaults)."""
-        first = self.slots[0][i].assign(0.9 * self.slots[0][i] + 0.1 * gradient)
-        second = self.slots[1][i].assign(0.999 * self.slots[1][i] + 0.001 * gradient**2)
+        first, second = self.slots["first"][i], self.slots["second"][i]
+        first = first.assign(0.9 * first + 0.1 * gradient)
+        second = second.assign(0.999 * second + 0.001 * gradient**2)
         scale = tf.sqrt(second / self._correction(0.999)) + 1e-8
         variable.assign_sub(rate / self._correction(0.9) * first / scale)
 

@@ -12,22 +12,29 @@ Sub-folders are labels, which serve evaluation only. Where the layout leaves a c
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from scan_tf.config import DataConfig
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, Split
-from scan_tf.data.images import SUFFIXES, allocate, fitter, list_images, read_image
+from scan_tf.data.images import (
+    SUFFIXES,
+    allocate,
+    list_images,
+    read_fitted,
+    report_unreadable,
+)
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 
 # A compromise between what a photo shows and what a CPU can train on.
 DEFAULT_SIZE = 64
+# Files whose size is looked at before all are read.
+_SAMPLE = 100
 _TEST_NAMES = ("test", "val", "validation")
-_SHOWN = 5
 _log = logging.getLogger(__name__)
 
 PRETEXT_IS_TRAIN = True
@@ -54,17 +61,10 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
         raise DataError(f"{root}: no images. Looked for {', '.join(sorted(SUFFIXES))} in it.")
     names = _class_names([r for r in (train, test) if r is not None])
     size = config.image_size or DEFAULT_SIZE
-    images, kept, skipped, small = _read_all(files, size)
-    if small:
-        side = int(np.median(small))
-        _log.warning(
-            "%s: %d of %d images are smaller than data.image_size=%d, most of them about %d "
-            "pixels: they are enlarged, and every step costs %.1f times as much as with "
-            "data.image_size=%d.",
-            *(root, len(small), len(files), size, side, (size / side) ** 2, side),
-        )
-    if skipped:
-        _report(root, len(files), skipped, config.strict)
+    _warn_of_small(root, files, size)
+    images, kept, skipped = _read_all(files, size)
+    errors = list(skipped.values())
+    report_unreadable(errors, len(files), where=f"{root}: ", allowed=not config.strict)
     ids = {name: i for i, name in enumerate(names)}
     labels = np.array([ids[_class_of(p, root) or ""] for p in kept], np.int64) if names else None
     return ImageSet(
@@ -76,7 +76,7 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         paths=tuple(map(str, kept)),
-        skipped=tuple(str(path) for path, _ in skipped),
+        skipped=tuple(map(str, skipped)),
     )
 
 
@@ -125,48 +125,37 @@ def _class_of(path: Path, root: Path) -> str | None:
     return first if rest else None
 
 
+def _warn_of_small(root: Path, files: Sequence[Path], size: int) -> None:
+    """Warn where most images, of a sample, are enlarged: that costs and shows nothing more."""
+    from PIL import Image
+
+    sides = []
+    for file in files[:: -(-len(files) // _SAMPLE)]:
+        with contextlib.suppress(Exception), Image.open(file) as image:  # reported when it is read
+            sides.append(min(image.size))
+    side = int(np.median(sides)) if sides else size
+    if side < size:
+        _log.warning(
+            "%s: most images are smaller than data.image_size=%d, about %d pixels: they are "
+            "enlarged, and every step costs %.1f times as much as with data.image_size=%d.",
+            *(root, size, side, (size / side) ** 2, side),
+        )
+
+
 def _read_all(
     files: Sequence[Path], size: int
-) -> tuple[np.ndarray, list[Path], list[tuple[Path, DataError]], list[int]]:
-    """Images uint8 [N,size,size,3] of the readable files, those files, the others; small sides."""
+) -> tuple[np.ndarray, list[Path], dict[Path, DataError]]:
+    """Images uint8 [N, size, size, 3] of the readable files, those files, and the others."""
     from tqdm import tqdm
 
-    images = allocate(len(files), size)
-    fit = fitter(size)
-    small: list[int] = []
-
-    def read(index: int) -> DataError | None:
-        try:
-            image = read_image(files[index])
-            images[index] = fit(image)
-            if (side := min(image.shape[:2])) < size:
-                small.append(side)
-        except DataError as error:
-            return error
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        results = pool.map(read, range(len(files)))
-        bar = tqdm(results, total=len(files), desc="reading images", disable=None, leave=False)
-        errors = list(bar)
-    good = [i for i, error in enumerate(errors) if error is None]
-    # Close the gaps in place: the array may be larger than the memory.
-    for new, old in enumerate(good):
-        if new != old:
-            images[new] = images[old]
-    skipped = [(files[i], error) for i, error in enumerate(errors) if error is not None]
-    return images[: len(good)], [files[i] for i in good], skipped, small
-
-
-def _report(
-    root: Path, total: int, skipped: Sequence[tuple[Path, DataError]], strict: bool
-) -> None:
-    """Refuse or log the files that cannot be read. Raises DataError."""
-    listed = "\n".join(f"  {error}" for _, error in skipped[:_SHOWN])
-    more = f"\n  and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
-    text = f"{root}: {len(skipped)} of {total} images cannot be read:\n{listed}{more}"
-    if len(skipped) == total:
-        raise DataError(f"{text}\nThere is no image left.")
-    if strict:
-        raise DataError(f"{text}\nRemove them, or set data.strict: false to skip them.")
-    _log.warning("%s\nThey are skipped.", text)
+    images, kept = allocate(len(files), size), list[Path]()
+    skipped: dict[Path, DataError] = {}
+    read = read_fitted(files, size)
+    bar = tqdm(read, total=len(files), desc="reading images", disable=None, leave=False)
+    for file, image in zip(files, bar, strict=True):
+        if isinstance(image, DataError):
+            skipped[file] = image
+        else:
+            images[len(kept)] = image
+            kept.append(file)
+    return images[: len(kept)], kept, skipped

@@ -7,6 +7,7 @@ Rotations", ICLR 2018. Every image is seen in all four rotations of the same bat
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from scan_tf import models
 from scan_tf.config import OptimizerConfig, PretextConfig
@@ -25,6 +26,14 @@ class Config(PretextConfig):
     batch_size: int = setting(128, low=2)
     optimizer: OptimizerConfig = OptimizerConfig(
         "sgd", lr=0.1, nesterov=True, l2=5e-4, schedule="cosine"
+    )
+    feature_stage: int = setting(
+        4,
+        low=1,
+        high=4,
+        help="neighbours are found by the pooled output of this one of the four stages of the "
+        "network; those before the last know more of what is seen and less of how it is turned "
+        "(section 4.1, table 1)",
     )
 
 
@@ -50,6 +59,15 @@ class Method(Pretext):
         return rotation_cross_entropy(logits, labels), {
             "rotation_acc": tf.reduce_mean(tf.cast(hits, tf.float32))
         }
+
+    def embed(self, images: tf.Tensor) -> tf.Tensor:
+        """The pooled output of a stage, float32 `[B, D]` for the last, rows of unit length."""
+        stage = self.config.feature_stage
+        if stage == 4:
+            return super().embed(images)
+        network: Any = self.backbone  # only a ResNet has stages
+        features = network.stage_features(self.normalise(images), stage)
+        return tf.math.l2_normalize(features, axis=-1)
 
 
 def rotations(images: tf.Tensor) -> tf.Tensor:

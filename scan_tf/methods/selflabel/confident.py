@@ -8,10 +8,12 @@ makes no step; it is counted in the metric `skipped`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scan_tf import models
 from scan_tf.config import SelfLabelConfig
+from scan_tf.errors import TrainingError
 from scan_tf.lazy import tf
 from scan_tf.methods.losses import confident_cross_entropy
 from scan_tf.methods.task import Batch, SelfLabel, View
@@ -44,8 +46,8 @@ class Method(SelfLabel):
         self.networks = {"backbone": backbone, "heads": heads}
         self.views = {"weak": View("none"), "strong": View(config.augmentation)}
         self.averages = [
-            tf.Variable(v, trainable=False, name=f"ema/{i}")
-            for i, v in enumerate(self._weights if config.ema else [])
+            tf.Variable(v, trainable=False, name=f"ema/{v.path}")
+            for v in (self._weights if config.ema else [])
         ]
 
     @property
@@ -72,6 +74,29 @@ class Method(SelfLabel):
         """Move the averages: a = ema * a + (1 - ema) * w."""
         for average, weight in zip(self.averages, self._weights, strict=False):
             average.assign(weight + self.config.ema * (average - weight))
+
+    def account(self, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+        """How many samples were confident, and whether the stage was still improving at its end."""
+        confident = [row["confident"] for row in rows]
+        if max(confident) == 0:
+            raise TrainingError(
+                f"selflabel.threshold: no image was ever more confident than "
+                f"{self.config.threshold}. Lower it (and use --redo selflabel), or train the scan "
+                "stage for longer."
+            )
+        tail = max(1, len(confident) // 5)
+        before = confident[-2 * tail : -tail] or confident
+        gain = sum(confident[-tail:]) / tail - sum(before) / len(before)
+        plateaued = gain < 0.005
+        note = "the number of confident images has stopped growing"
+        note = note if plateaued else "still growing"
+        print(f"  confident: {confident[0]:.1%} at first, {confident[-1]:.1%} at last; {note}")
+        return {
+            "confident_first": confident[0],
+            "confident_last": confident[-1],
+            "skipped_batches": sum(row["skipped"] for row in rows) / len(rows),
+            "plateaued": plateaued,
+        }
 
     def finish(self) -> None:
         """Put the averages in place of the weights, where `ema` is on."""
