@@ -342,7 +342,7 @@ def test_a_setting_in_words():
         "2 numbers",
         "[0.2, 1]",
     )
-    assert found["pretext.optimizer.lr"].default == "0.03"
+    assert found["pretext.optimizer.lr"].default == "0.06"
     assert found["pretext.momentum"].help == "of the key encoder"
     # Replaced by the method with another default, explained by the class that it extends.
     assert (found["pretext.epochs"].default, found["pretext.epochs"].help) == (

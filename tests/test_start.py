@@ -47,7 +47,7 @@ def test_settings_are_listed_by_section_and_method(capsys):
     assert scan_tf("settings", "pretext", "pretext.name=moco") == 0
     text = capsys.readouterr().out
     assert "pretext.queue_size = null" in text
-    assert re.search(r"pretext.name = moco    \(moco \| .*simclr.*, or a dotted name\)", text)
+    assert re.search(r"pretext.name = moco    \(.*moco \| .*simclr.*, or a dotted name\)", text)
     assert scan_tf("settings", "seed") == 0
     assert capsys.readouterr().out.startswith("seed = 0    (integer 0 to 2147483647)")
     assert scan_tf("settings", "skan") == 2
