@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import random
 import tempfile
 
@@ -118,6 +119,33 @@ def test_a_run_directory_keeps_to_its_images(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((48, 16, 16, 3), np.uint8))
     with pytest.raises(StageError, match="holds a run on other images"):
         scan_tf.fit(grey(), 2, run_dir=tmp_path, **SETTINGS)
+
+
+# The steps one by one
+
+
+def test_the_steps_take_and_give_values(monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    learned = scan_tf.learn_features(grey(), **SETTINGS)
+    assert (learned.features.shape, learned.features.dtype) == ((48, 8), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(learned.features, axis=1), 1, rtol=1e-4)
+    neighbors = scan_tf.mine(learned.features, learned.run.config.neighbors, k=3, seed=0)
+    clustered = scan_tf.train_heads(learned, neighbors, 3, scan__epochs=1)
+    assert clustered.probabilities_.shape == (48, 3)
+    assert (clustered.config.scan.epochs, clustered.config.scan.num_heads) == (1, 2)
+    refined = scan_tf.self_label(clustered, selflabel__threshold=0.05)
+    assert refined.probabilities_.shape == (48, 3)
+    assert refined.config.selflabel.threshold == 0.05
+    assert not np.array_equal(refined.probabilities_, clustered.probabilities_)
+    with pytest.raises(DataError, match="this is labelled already"):
+        scan_tf.self_label(refined)
+    few = scan_tf.mine(learned.features[:40], learned.run.config.neighbors, k=3, seed=0)
+    with pytest.raises(DataError, match="neighbors: of 40 images, expected 48"):
+        scan_tf.train_heads(learned, few, 3)
+    assert capfd.readouterr().out == ""
+    del learned, clustered, refined
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 # The estimator

@@ -158,6 +158,7 @@ def _run_stages(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.command == _ALL:
         if not _run_all(run, arguments, start):
+            print(f"to be continued by the same command: {run.root}")
             return TO_BE_CONTINUED
     else:
         stages.run_stage(run, arguments.command)

@@ -61,8 +61,8 @@ def run(
     """
     if not 0 <= margin_s < budget_s:
         raise ConfigError(
-            f"--budget-minutes: {budget_s / 60:.3g} leave no time to work before the margin of "
-            f"{margin_s:.0f} s to stop and save. Give more, or a smaller --margin-seconds."
+            f"--stop-after: {budget_s / 60:.3g} leave no time to work before the margin of "
+            f"{margin_s:.0f} s to stop and save. Give more, or a smaller --margin."
         )
     start = time.monotonic() if start is None else start
     journal = Journal(run, start)
@@ -157,7 +157,7 @@ class TimeLimit:
     def _give_up(self) -> None:
         """End the process as a kill would; no file is ever half written under its name."""
         self.at_end("killed at the end of the budget")
-        print("\ncampaign: did not stop in time and was ended. Run it again.", file=sys.stderr)
+        print("\nscan-tf: did not stop in time and was ended. Run it again.", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(TO_BE_CONTINUED)

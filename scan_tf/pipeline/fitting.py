@@ -48,10 +48,20 @@ class Fitted:
         paths_: the file of every training image, where they came from a folder; else None.
         report: the scores, as `eval/report.json` has them; what needs labels is None without.
         config: all settings that it was made with.
+        run: where it was made, where that goes on; else None.
     """
 
-    def __init__(self, run: Run, backbone: Backbone, heads: ClusterHeads, report: dict[str, Any]):
+    def __init__(
+        self,
+        run: Run,
+        backbone: Backbone,
+        heads: ClusterHeads,
+        report: dict[str, Any],
+        *,
+        keep_run: bool = False,
+    ):
         self.config, self.report, self.paths_ = run.config, report, run.train_images.paths
+        self.run = run if keep_run else None
         self._backbone, self._heads = backbone, heads
         self._batch_size = run.config.evaluate.batch_size
         self._network = lazy.tf.function(backbone.embed, jit_compile=run.device.jit_step)
@@ -134,9 +144,17 @@ def fit(
             state is left as it was, and nothing is printed unless asked.
     """
     config = settings_of(recipe, num_clusters, settings)
-    with workspace(images, labels, config, run_dir, verbose) as run:
+    config = with_settings(config, verbose=verbose, kept=run_dir is not None)
+    with at_work(verbose), contextlib.ExitStack() as stack:
         from scan_tf.pipeline import build, evaluate, stages
 
+        root = Path(run_dir or tempfile.mkdtemp(prefix="scan_tf-"))
+        if run_dir is None:
+            stack.callback(shutil.rmtree, root, ignore_errors=True)
+        run = opened(images, labels, config, root)
+        test = run.images("test")
+        sizes.check(run.config, len(run.train_images), None if test is None else len(test))
+        assert run.num_clusters  # noqa: S101 - raises where it is not known
         for stage in up_to("evaluate"):
             stages.run_stage(run, stage)
         backbone, heads = build.trained_clusters(run, TRAINED[-1])
@@ -144,29 +162,23 @@ def fit(
 
 
 @contextlib.contextmanager
-def workspace(
-    images: Any, labels: Any, config: Config, run_dir: str | Path | None, verbose: bool
-) -> Iterator[Run]:
-    """A run over images from Python, in silence and with global random state kept."""
+def at_work(verbose: bool) -> Iterator[None]:
+    """In silence unless `verbose`, with global random state put back at the end."""
     with contextlib.ExitStack() as stack:
-        if run_dir is None:
-            root = Path(tempfile.mkdtemp(prefix="scan_tf-"))
-            stack.callback(shutil.rmtree, root, ignore_errors=True)
-            config = _replaced(config, "evaluate", pictures=False)
-            config = _replaced(config, "runtime", tensorboard=False)
-        else:
-            root = Path(run_dir)
         if not verbose:
-            config = _replaced(config, "runtime", progress=False)
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         lazy.load_tensorflow()
         stack.enter_context(kept_random_state())
-        run = Run(_with_images(images, labels, config, root), root)
-        assert run.num_clusters  # noqa: S101 - raises where it is unknown
-        run.config, notes = sizes.fitted(run.config, len(run.train_images))
-        for note in notes:
-            print(note)
-        yield run
+        yield
+
+
+def opened(images: Any, labels: Any, config: Config, root: Path) -> Run:
+    """A run over images from Python, its batches fitted to their number."""
+    run = Run(_with_images(images, labels, config, root), root)
+    run.config, notes = sizes.fitted(run.config, len(run.train_images))
+    for note in notes:
+        print(note)
+    return run
 
 
 @contextlib.contextmanager
@@ -201,6 +213,19 @@ def settings_of(
         _merge(tree, name.split("__"), value)
     if num_clusters is not None:
         _merge(tree, ["scan", "num_clusters"], num_clusters)
+    return configs.from_dict(tree)
+
+
+def with_settings(
+    config: Config, settings: Mapping[str, Any] | None = None, *, verbose: bool, kept: bool
+) -> Config:
+    """A config with other settings, and without what nobody will look at."""
+    tree = configs.to_dict(config)
+    for name, value in (settings or {}).items():
+        _merge(tree, name.split("__"), value)
+    tree["runtime"]["progress"] = verbose
+    if not kept:
+        tree["evaluate"]["pictures"] = tree["runtime"]["tensorboard"] = False
     return configs.from_dict(tree)
 
 

@@ -127,6 +127,10 @@ class Run:
             self._images[split] = sources.load(self.config.data, split)
         return self._images[split]
 
+    def share_images(self, other: Run) -> None:
+        """Use what another run has read of the same images."""
+        self._images = other._images
+
     @property
     def pretext_images(self) -> ImageSet:
         """What the pretext learns from: the training images, or more."""
