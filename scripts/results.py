@@ -12,8 +12,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import result_table
-
 from scan_tf.errors import ScanError
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +21,8 @@ README, NOTES = ROOT / "README.md", ROOT / "docs" / "results.md"
 def main() -> int:
     """Run the program; returns 0, or the exit code of an error as `scan-tf` does."""
     arguments = _parser().parse_args()
+    import result_table
+
     try:
         for text in [arguments.readme] if arguments.readme else [README, NOTES]:
             if arguments.check:
