@@ -56,9 +56,9 @@ def learn_features(
     Raises:
         ScanError: as `fit`.
     """
-    from scan_tf.pipeline import build, features, stages
-
     with at_work(verbose):
+        from scan_tf.pipeline import build, features, stages
+
         root = _temporary()
         config = with_settings(settings_of(recipe, None, settings), verbose=verbose, kept=False)
         run = opened(images, None, config, root)
@@ -92,15 +92,15 @@ def train_heads(
         DataError: the neighbours are those of other images.
         ScanError: as `fit`.
     """
-    from scan_tf.features import neighbors as mining
-    from scan_tf.pipeline import stages
-
     if len(neighbors.indices) != len(learned.features):
         raise DataError(
             f"neighbors: of {len(neighbors.indices)} images, expected "
             f"{len(learned.features)}, as many as were learnt from."
         )
     with at_work(verbose):
+        from scan_tf.features import neighbors as mining
+        from scan_tf.pipeline import stages
+
         asked = {**settings, "scan": {"num_clusters": num_clusters} | settings.get("scan", {})}
         run = _copy(learned.run, asked, verbose)
         with run.working("neighbors") as result:
@@ -124,11 +124,11 @@ def self_label(clustered: Fitted, *, verbose: bool = False, **settings: Any) -> 
         DataError: it is what `fit` returned, whose last step this was already.
         ScanError: as `fit`.
     """
-    from scan_tf.pipeline import stages
-
     if clustered.run is None:
         raise DataError("clustered: expected what train_heads returned; this is labelled already.")
     with at_work(verbose):
+        from scan_tf.pipeline import stages
+
         run = _copy(clustered.run, settings, verbose)
         stages.run_stage(run, "selflabel")
         return _fitted(run, "selflabel")
