@@ -22,7 +22,7 @@ def lines(run: Run, evaluated: ImageSet) -> Iterator[str]:
     shown = [train] if evaluated is train else [train, evaluated]
     for images in shown:
         scored = ", scored" if images is evaluated else ""
-        yield f"  {images.split}: {len(images):,} images{scored}{_classes(images)}"
+        yield f"  {images.split}: {len(images):,} images{_classes(images)}{scored}"
         if images.skipped:
             yield f"  {images.split}: {len(images.skipped):,} files left out, which cannot be read"
     if train.labels is None:
