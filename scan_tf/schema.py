@@ -20,10 +20,15 @@ from scan_tf.errors import ConfigError
 
 
 def setting(
-    default: Any, *, low: float | None = None, high: float | None = None, above: float | None = None
+    default: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    help: str = "",
 ) -> Any:
     """A dataclass field with a range: `low` and `high` are inclusive, `above` is exclusive."""
-    bounds = {"low": low, "high": high, "above": above}
+    bounds = {"low": low, "high": high, "above": above, "help": help}
     return dataclasses.field(default=default, metadata=bounds)
 
 
