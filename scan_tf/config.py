@@ -158,7 +158,8 @@ class SelfLabelConfig(TrainConfig):
     """What every last stage has; each file in `scan_tf/methods/selflabel/` adds its own fields."""
 
     name: str = ""
-    epochs: int = setting(200, low=1)
+    # 0 leaves the stage out: the clustering before it is what the run has to show.
+    epochs: int = setting(200, low=0)
     batch_size: int = setting(1000, low=2)
     augmentation: Literal["strong", "simclr", "weak", "none"] = "strong"
 
