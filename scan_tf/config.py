@@ -217,7 +217,9 @@ class SelfLabelConfig(TrainConfig):
     """What every last stage has; each file in `scan_tf/methods/selflabel/` adds its own fields."""
 
     name: str = setting("", help="the last stage's method: a file in scan_tf/methods/selflabel/")
-    epochs: int = setting(200, low=1)
+    epochs: int = setting(
+        200, low=0, help="passes over the images; 0 leaves the stage out of the run"
+    )
     batch_size: int = setting(1000, low=2)
     augmentation: Literal["strong", "simclr", "weak", "none"] = setting(
         "strong", help="policy of the views that learn"

@@ -5,7 +5,9 @@ from scan_tf import lazy
 __getattr__, __dir__, __all__ = lazy.names(
     __name__,
     {
+        "Clustering": "task",
         "Pretext": "task",
+        "SelfLabel": "task",
         "Task": "task",
         "View": "task",
         "available": "catalog",

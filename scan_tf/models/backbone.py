@@ -37,7 +37,8 @@ class Provenance:
 class Backbone(abc.ABC):
     """A network from images to pooled features: a Keras model, or anything that is called so.
 
-    Nothing else in the program asks what kind of network it is.
+    Nothing else in the program asks what kind of network it is. Variables are stored by their
+    paths, so that the layers of a Keras model need names; Keras numbers those that have none.
 
     Attributes:
         feature_dim: D.

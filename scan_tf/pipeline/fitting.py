@@ -27,7 +27,7 @@ from scan_tf.data.sets.array import labels_of
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.pipeline import sizes
 from scan_tf.pipeline.run_dir import Run
-from scan_tf.pipeline.stage import TRAINED, up_to
+from scan_tf.pipeline.stage import up_to
 
 if TYPE_CHECKING:
     from scan_tf.models import Backbone, ClusterHeads
@@ -157,7 +157,7 @@ def fit(
         assert run.num_clusters  # noqa: S101 - raises where it is not known
         for stage in up_to("evaluate"):
             stages.run_stage(run, stage)
-        backbone, heads = build.trained_clusters(run, TRAINED[-1])
+        backbone, heads = build.trained_clusters(run, run.clusterings()[-1])
         return Fitted(run, backbone, heads, dict(evaluate.read_report(run)))
 
 

@@ -75,7 +75,7 @@ def remaining(config: Config, seen: Mapping[str, Seen]) -> dict[str, float]:
             left[stage] = (seen[stage].total - seen[stage].step) / seen[stage].steps_per_second
         else:
             work = getattr(config, stage).epochs * images * passes(config, stage)
-            left[stage] = work * pass_s + seen[last].compile_s
+            left[stage] = work * pass_s + (seen[last].compile_s if work else 0)
     return {stage: left[stage] + _FIXED_S.get(stage, 0) for stage in STAGES}
 
 
@@ -97,14 +97,15 @@ def within(config: Config, pretext: Seen, budget_s: float) -> Config:
         ConfigError: a single epoch of each stage takes longer.
     """
     full = remaining(config, {"pretext": pretext})
+    stages = [stage for stage in TRAINED if getattr(config, stage).epochs]
     # remaining counts the compilation of the stages after the pretext.
     epoch_s = {
         stage: (full[stage] - (pretext.compile_s if stage != "pretext" else 0))
         / getattr(config, stage).epochs
-        for stage in TRAINED
+        for stage in stages
     }
     rest = sum(s for stage, s in full.items() if stage not in TRAINED)
-    rest += len(TRAINED) * pretext.compile_s
+    rest += len(stages) * pretext.compile_s
     least = rest + sum(epoch_s.values())
     if least > budget_s:
         raise ConfigError(
@@ -114,7 +115,8 @@ def within(config: Config, pretext: Seen, budget_s: float) -> Config:
     training = sum(s * getattr(config, stage).epochs for stage, s in epoch_s.items())
     share = (budget_s - rest) / training
     changed: dict[str, Any] = {}
-    for stage in TRAINED:
+    for stage in stages:
         section = getattr(config, stage)
-        changed[stage] = dataclasses.replace(section, epochs=max(1, int(share * section.epochs)))
+        epochs = max(1, int(share * section.epochs))
+        changed[stage] = dataclasses.replace(section, epochs=epochs)
     return dataclasses.replace(config, **changed)

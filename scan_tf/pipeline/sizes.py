@@ -33,6 +33,8 @@ def fitted(
     notes = []
     for stage in TRAINED:
         section, count = getattr(config, stage), learning(config, stage, num_images)
+        if not section.epochs:
+            continue
         if section.batch_size <= count or f"{stage}.batch_size" in given or count < 4:
             continue
         size = 1 << ((count // 2).bit_length() - 1)
@@ -56,7 +58,7 @@ def check(config: Config, num_images: int, num_test: int | None) -> None:
     """
     for stage in TRAINED:
         size, count = getattr(config, stage).batch_size, learning(config, stage, num_images)
-        if size > count:
+        if size > count and getattr(config, stage).epochs:
             raise DataError(
                 f"{stage}.batch_size: {size} is more than the {count} images to train on. "
                 f"Set it to {count} or less."

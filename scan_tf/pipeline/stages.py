@@ -50,6 +50,9 @@ def run_stage(run: Run, stage: str) -> None:
     if run.is_done(stage):
         print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
         return
+    if not getattr(getattr(run.config, stage, None), "epochs", 1):
+        print(f"{stage}: left out, because {stage}.epochs is 0.")
+        return
     run.write_config()
     print(f"{stage}: {STAGES[stage].title}")
     module = importlib.import_module(f"{__package__}.{stage}")
