@@ -70,6 +70,9 @@ def load_tensorflow() -> None:
 @contextlib.contextmanager
 def _filtered_stderr() -> Iterator[None]:
     """Send what goes to file descriptor 2 through `_FILTER`."""
+    if not sys.executable:  # inside of another program
+        yield
+        return
     sys.stderr.flush()
     command = [sys.executable, "-I", "-S", "-c", _FILTER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as program:

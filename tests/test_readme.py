@@ -74,7 +74,8 @@ def test_the_settings_of_an_example_are_checked(my_package, tmp_path):
 
 
 def test_readme_names_existing_recipes():
-    names = re.findall(r"--config ([a-z]\w*_\w+)|recipe=\"(\w+)\"", README.read_text(encoding="utf-8"))
+    text = README.read_text(encoding="utf-8")
+    names = re.findall(r"--config ([a-z]\w*_\w+)|recipe=\"(\w+)\"", text)
     known = {path.stem for path in (README.parent / "configs").glob("*.yaml")}
     assert {one or other for one, other in names} <= known
     assert len(names) >= 3

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from scan_tf.evaluation import pictures
 from scan_tf.features.embedding import embed
@@ -64,4 +65,4 @@ class Preview:
         title = f"An image and its neighbours, after epoch {epoch} of the pretext"
         pictures.contact_sheet(path, shown.images[found.reshape(-1)], captions, title)
         if self.run.config.runtime.progress:
-            print(f"  a first look at the features: {path}", flush=True)
+            tqdm.write(f"  a first look at the features: {path}")

@@ -61,8 +61,8 @@ def run_stage(run: Run, stage: str) -> None:
         result.update(module.run(run))
         if run.finish == stage:
             steps = status.steps(run.folder(stage))
-            print(f"  finished at step {steps.get('step')} of {steps.get('total')}")
-            result["finished_at_step"] = steps.get("step")
+            print(f"  finished at step {steps['step']:,} of {steps['total']:,}")
+            result["finished_at_step"] = steps["step"]
 
 
 def evaluate_split(run: Run, split: str) -> None:

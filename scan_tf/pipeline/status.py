@@ -49,7 +49,7 @@ def tell(run: Run, stage: str, progress: Progress) -> None:
     left = plan.remaining(run.config, found)
     if left:
         left = {name: left[name] for name in since(stage)}
-        print(f"  the whole run: {plan.in_words(left)} left", flush=True)
+        progress.say(f"  the whole run: {plan.in_words(left)} left")
 
 
 def seen(root: Path) -> dict[str, Seen]:

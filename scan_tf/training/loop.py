@@ -148,7 +148,8 @@ class Trainer:
                     f"{self.directory}: the first epoch has not ended (step {start} of "
                     f"{steps_per_epoch}), so that there is nothing to finish with yet."
                 )
-            return
+            with Progress(self.directory, self.total_steps, start, shown=False):
+                return
         saved, shown = time.monotonic(), self.runtime.progress
         progress = Progress(
             self.directory, self.total_steps, start, shown=shown, when_known=self._when_known

@@ -66,17 +66,20 @@ class Progress:
         self._bar.close()
         self._write()
 
+    def say(self, text: str) -> None:
+        """Print a line; above the bar, where there is one."""
+        if self.shown:
+            tqdm.write(text)
+
     def announce(self, compiler: str) -> None:
         """Say that the step is being compiled, which takes long and shows nothing."""
-        if self.shown:
-            tqdm.write(f"  {self.name}: compiling the training step ({compiler}) ...")
+        self.say(f"  {self.name}: compiling the training step ({compiler}) ...")
         self._told = time.monotonic()
 
     def compiled(self, compiler: str) -> None:
         """Say how long that took."""
         self.compile_s = time.monotonic() - self._told
-        if self.shown:
-            tqdm.write(f"  {self.name}: compiling ({compiler}) took {self.compile_s:.1f} s")
+        self.say(f"  {self.name}: compiling ({compiler}) took {self.compile_s:.1f} s")
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Show the latest metrics."""
