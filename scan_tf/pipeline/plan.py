@@ -110,7 +110,7 @@ def within(config: Config, pretext: Seen, budget_s: float) -> Config:
     if least > budget_s:
         raise ConfigError(
             f"--minutes: too few: one epoch of each stage takes about {duration(least)} here, and "
-            f"{duration(max(0, budget_s))} are left. Give more, or fewer images, or a smaller model."
+            f"{duration(max(0, budget_s))} are left. Give more, fewer images or a smaller model."
         )
     training = sum(s * getattr(config, stage).epochs for stage, s in epoch_s.items())
     share = (budget_s - rest) / training
