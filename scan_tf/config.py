@@ -151,6 +151,10 @@ class ScanConfig(TrainConfig):
     # Which images the label-free selection of epoch and head looks at.
     selection: Literal["heldout", "test", "train"] = "heldout"
     heldout_fraction: float = setting(0.1, above=0, high=0.5)
+    combine: Literal["best_head", "consensus"] = setting(
+        "best_head",
+        help="the head of the lowest selection loss, or a classifier of what all heads agree on",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
