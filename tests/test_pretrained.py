@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from scan_tf.config import ModelConfig
 from scan_tf.errors import ConfigError, DataError, MissingDataError
-from scan_tf.models import pretrained
+from scan_tf.models import pretrained, reduction
 from scan_tf.models.efficientnet_lite import EfficientNetLite
 
 pytestmark = [
@@ -314,6 +314,45 @@ def test_state_dicts_that_do_not_fit(tmp_path):
         pretrained.load(str(tmp_path / "a.pth"), SIZE)
     with pytest.raises(DataError, match="linear.pth: holds no ResNet"):
         pretrained.load(str(tmp_path / "linear.pth"), SIZE, **known)
+
+
+# What a run does with them
+
+
+def lite():
+    return EfficientNetLite("lite0", SIZE)
+
+
+def of_keras(folder):
+    small_model().save(folder / "a.keras")
+    return pretrained.load(str(folder / "a.keras"), SIZE)
+
+
+def of_saved_model(folder):
+    module = Module("float32", "features")
+    tf.saved_model.save(module, str(folder / "m"), signatures=module.serve)
+    return pretrained.load(str(folder / "m"), SIZE)
+
+
+@pytest.mark.parametrize("make", [lambda _: lite(), of_keras, of_saved_model])
+def test_they_travel_into_a_saved_model(rng, tmp_path, make):
+    """With the constants that their features are centred, turned and scaled by."""
+    backbone = make(tmp_path)
+    x = pixels(rng, count=8)
+    reduced = reduction.fit(features(backbone, x), 3)
+    module = tf.Module()
+    module.weights = [getattr(v, "_value", v) for v in backbone.variables]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+    def serve(images):
+        scaled = tf.cast(images, tf.float32) / 255
+        return reduced(backbone((scaled - backbone.mean) / backbone.std))
+
+    tf.saved_model.save(module, str(tmp_path / "exported"), signatures=serve)
+    signature = tf.saved_model.load(str(tmp_path / "exported")).signatures["serving_default"]
+    (found,) = signature(tf.constant(x.astype(np.uint8))).values()
+    np.testing.assert_allclose(found, reduced.rows(features(backbone, x)), atol=1e-3)
+    assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-4)
 
 
 # Digests
