@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from scan_tf import feature_cache
 from scan_tf.config import ModelConfig
+from scan_tf.data import ImageSet
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 from scan_tf.models import pretrained, reduction
 from scan_tf.models.efficientnet_lite import EfficientNetLite
@@ -334,7 +336,27 @@ def of_saved_model(folder):
     return pretrained.load(str(folder / "m"), SIZE)
 
 
-@pytest.mark.parametrize("make", [lambda _: lite(), of_keras, of_saved_model])
+every_kind = pytest.mark.parametrize("make", [lambda _: lite(), of_keras, of_saved_model])
+
+
+@every_kind
+def test_their_features_are_cached(rng, tmp_path, make):
+    backbone = make(tmp_path)
+    x = pixels(rng, 24, count=5)
+    images = ImageSet("some", "train", x.astype(np.uint8), None, (), (0, 0, 0), (1, 1, 1))
+    found = feature_cache.cached(
+        backbone,
+        images,
+        tmp_path / "cache",
+        key=pretrained.digest(backbone),
+        mean=backbone.mean,
+        std=backbone.std,
+        batch_size=2,
+    )
+    assert_same(found, features(backbone, x))
+
+
+@every_kind
 def test_they_travel_into_a_saved_model(rng, tmp_path, make):
     """With the constants that their features are centred, turned and scaled by."""
     backbone = make(tmp_path)
