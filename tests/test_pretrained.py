@@ -361,19 +361,21 @@ def test_they_travel_into_a_saved_model(rng, tmp_path, make):
     """With the constants that their features are centred, turned and scaled by."""
     backbone = make(tmp_path)
     x = pixels(rng, count=8)
-    reduced = reduction.fit(features(backbone, x), 3)
+    fitted = reduction.fit(features(backbone, x), 3)
+    reduced = reduction.Reduced(backbone, fitted).copy("float32")
+    assert reduced.feature_dim == 3
     module = tf.Module()
-    module.weights = [getattr(v, "_value", v) for v in backbone.variables]
+    module.weights = [getattr(v, "_value", v) for v in reduced.variables]
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     def serve(images):
         scaled = tf.cast(images, tf.float32) / 255
-        return reduced(backbone((scaled - backbone.mean) / backbone.std))
+        return reduced((scaled - reduced.mean) / reduced.std)
 
     tf.saved_model.save(module, str(tmp_path / "exported"), signatures=serve)
     signature = tf.saved_model.load(str(tmp_path / "exported")).signatures["serving_default"]
     (found,) = signature(tf.constant(x.astype(np.uint8))).values()
-    np.testing.assert_allclose(found, reduced.rows(features(backbone, x)), atol=1e-3)
+    np.testing.assert_allclose(found, fitted.rows(features(backbone, x)), atol=1e-3)
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-4)
 
 

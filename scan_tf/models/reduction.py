@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from scan_tf.errors import DataError
+from scan_tf.models.backbone import Backbone
 
 # Rows at a time, where features are paged in from a file.
 _BLOCK = 4096
@@ -45,6 +46,30 @@ class Reduction:
             block = np.asarray(features[start : start + _BLOCK], np.float32)
             reduced[start : start + _BLOCK] = self(tf.constant(block)).numpy()
         return reduced
+
+
+class Reduced:
+    """A frozen backbone with its reduction: a backbone itself, whose features f32 [B,P] are rows.
+
+    Args:
+        backbone: whose features the reduction was fitted on.
+        reduction: the constants; they stand in the graph, and so in a SavedModel.
+    """
+
+    def __init__(self, backbone: Backbone, reduction: Reduction):
+        self.backbone, self.reduction = backbone, reduction
+        self.feature_dim = int(reduction.axes.shape[1])
+        self.image_size, self.mean, self.std = backbone.image_size, backbone.mean, backbone.std
+        self.provenance, self.dtype_policy = backbone.provenance, backbone.dtype_policy
+        self.variables = backbone.variables
+
+    def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Rows f32 [B,P] of unit length from normalised images [B,S,S,3], for any S."""
+        return self.reduction(self.backbone(x, training=training))
+
+    def copy(self, dtype: str) -> Reduced:
+        """The same with the network in another dtype policy; the reduction stays in float32."""
+        return Reduced(self.backbone.copy(dtype), self.reduction)
 
 
 def fit(features: np.ndarray, dim: int) -> Reduction:
