@@ -25,6 +25,7 @@ _UNKNOWN = "not known: the file does not say"
 _FAMILIES = {
     "dinov2": ("self-supervised (DINOv2) on LVD-142M", False, "Apache-2.0"),
     "dinov3": ("self-supervised (DINOv3) on LVD-1689M or SAT-493M", False, "DINOv3 License"),
+    "metaclip": ("on pairs of pictures and texts (MetaCLIP)", None, "see kaggle.com/models"),
     "siglip": ("on pairs of pictures and texts (SigLIP)", None, "Apache-2.0"),
     "clip": ("on pairs of pictures and texts (CLIP)", None, "MIT"),
 }
@@ -202,7 +203,7 @@ def _size(path: Path, fixed: int | None, asked: int | None) -> int:
         raise ConfigError(f"{path}: takes images of {fixed} pixels only, not of {asked}.")
     size = fixed or asked
     if size is None:
-        raise ConfigError(f"{path}: takes images of any size; say of which (model.image_size).")
+        raise ConfigError(f"{path}: takes images of any size; say of which (pretext.image_size).")
     return size
 
 
