@@ -140,7 +140,36 @@ def test_a_preset_of_kerashub(rng, tmp_path):
     x = pixels(rng, 28)
     expected = encoder({"images": converter(x)}, training=False)[:, 0]
     assert_same(features(backbone, x), expected)
-    assert pretrained.load(f"hub:{folder}", 42).image_size == 42
+    difference = features(backbone.copy("mixed_bfloat16"), x) - expected
+    assert 1e-5 < np.linalg.norm(difference) / np.linalg.norm(expected) < 0.05
+    large = pretrained.load(f"hub:{folder}", 42)
+    assert features(large, pixels(rng, 42)).shape == (2, 32)
+
+
+def test_a_preset_that_knows_texts_too(rng, tmp_path):
+    hub = pytest.importorskip("keras_hub", reason="needs KerasHub: pip install 'scan-tf[hub]'")
+    sizes = {"num_layers": 2, "num_heads": 2, "intermediate_dim": 32}
+    model = hub.models.CLIPBackbone(
+        vision_encoder=hub.models.CLIPVisionEncoder(8, 16, image_shape=(SIZE, SIZE, 3), **sizes),
+        text_encoder=hub.models.CLIPTextEncoder(
+            vocabulary_size=64, embedding_dim=16, hidden_dim=16, max_sequence_length=8, **sizes
+        ),
+        projection_dim=12,
+    )
+    converter = hub.layers.CLIPImageConverter(image_size=(SIZE, SIZE), scale=1 / 127.5, offset=-1)
+    folder = tmp_path / "clip_tiny"
+    model.save_to_preset(str(folder))
+    converter.save_to_preset(str(folder))
+    backbone = pretrained.load(f"hub:{folder}")
+    x = pixels(rng)
+    assert_same(features(backbone, x), model.get_vision_embeddings(x / 127.5 - 1))
+    assert backbone.feature_dim == 12
+    assert backbone.provenance.labels is None
+    paths = [v.path for v in backbone.variables]
+    assert 0 < len(paths) < len(model.variables)
+    assert not any("text" in path for path in paths)
+    with pytest.raises(ConfigError, match="cannot be used on images of 64 x 64"):
+        pretrained.load(f"hub:{folder}", 64)
 
 
 # Files
