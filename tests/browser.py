@@ -55,7 +55,9 @@ class Browser:
     def press(self, *keys: str) -> None:
         """Press keys, one after another, where the focus is."""
         actions = [
-            {"type": kind, "value": _KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")
+            {"type": kind, "value": _KEYS.get(key, key)}
+            for key in keys
+            for kind in ("keyDown", "keyUp")
         ]
         body = {"actions": [{"type": "key", "id": "keys", "actions": actions}]}
         self._ask("POST", "/actions", body)

@@ -409,7 +409,11 @@ const map = arrays.coordinates && (() => {
   at("#map-in").onclick = () => zoom(1.5, ...middle());
   at("#map-out").onclick = () => zoom(1 / 1.5, ...middle());
   at("#map-reset").onclick = () => { fit(); select(-1); };
-  colourBy.onchange = only.onchange = () => { hideCard(); draw(); };
+  colourBy.onchange = only.onchange = () => {
+    at("#map-scale").hidden = colourBy.value !== "confidence";
+    hideCard();
+    draw();
+  };
   dark.addEventListener("change", draw);
   new ResizeObserver(resize).observe(canvas);
   addEventListener("beforeprint", paint);

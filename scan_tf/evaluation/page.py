@@ -38,6 +38,7 @@ _SIDE, _SIDE_OF_MANY, _MANY = 96, 64, 1_500
 # Groups and pairs of duplicates that are shown.
 _TWINS = 24
 _CAPTIONS = ("Typical", "Most confident", "Least confident", "Borderline")
+_WHOLE = "All, the most confident first"
 
 _Picture = tuple[int, str, str]
 
@@ -126,7 +127,7 @@ class _Page:
                         f"Confidence is {kind}."),
                 section("map", "Map of the images", self._map(),
                         "Near means similar to the network. Move over a point to see the image; "
-                        "drag to move, Ctrl and the wheel or two fingers to zoom, arrow keys to step."),
+                        "drag to move, Ctrl and the wheel or two fingers to zoom, arrows to step."),
                 section("galleries", "Images of every cluster", self._galleries(sure, classes),
                         "Typical: nearest to the middle of the cluster. Borderline: this cluster "
                         "and another are nearly level, on either side of the border."),
@@ -146,7 +147,8 @@ class _Page:
     def _cards(self) -> dict[str, str]:
         data, used = self.data, int((self.sizes > 0).sum())
         facts = {"images": f"{len(data.clusters):,}"}
-        facts["clusters"] = str(used) if used == data.num_clusters else f"{used} of {len(self.sizes)}"
+        empty = used < data.num_clusters
+        facts["clusters"] = f"{used} of {data.num_clusters}" if empty else str(used)
         facts["mean confidence"] = sections.share(float(data.confidence.mean()))
         last = list(data.scores.values())[-1] if data.scores else {}
         for key, name in (("acc", "accuracy"), ("nmi", "NMI"), ("ari", "ARI")):
@@ -162,8 +164,9 @@ class _Page:
         names = data.class_names
         votes = np.zeros((data.num_clusters, len(names)), np.int64)
         np.add.at(votes, (data.clusters, data.labels), 1)
-        classes = [(names[row.argmax()], row.max() / row.sum()) if row.any() else ("–", np.nan)
-                   for row in votes]  # fmt: skip
+        best, sums = votes.argmax(axis=1).tolist(), votes.sum(axis=1).tolist()
+        classes = [(names[k], row[k] / total) if total else ("–", float("nan"))
+                   for k, row, total in zip(best, votes, sums, strict=True)]  # fmt: skip
         mapping, _ = metrics.match(data.labels, data.clusters, data.num_clusters, len(names))
         predicted = metrics.to_classes(data.clusters, mapping)
         return classes, metrics.confusion(data.labels, predicted, len(names))
@@ -171,7 +174,7 @@ class _Page:
     def _map(self) -> str:
         if self.data.coordinates is None:
             return ""
-        choices = {"cluster": "cluster", "confidence": "confidence (orange: low)"}
+        choices = {"cluster": "cluster", "confidence": "confidence"}
         if self.data.labels is not None:
             choices["label"] = "true class"
         options = "".join(f'<option value="{k}">{name}</option>' for k, name in choices.items())
@@ -192,9 +195,12 @@ class _Page:
                     name, purity = classes[cluster]
                     said += f"; {sections.share(purity, 0)} are {text(name)}"
             kinds = (gallery.typical, gallery.most, gallery.least, gallery.borderline)
-            pictures = {c: self._pictures(k) for c, k in zip(_CAPTIONS, kinds, strict=True)}
             here = int((self.data.clusters[self.rows] == cluster).sum())
-            parts.append(sections.gallery(self.data, cluster, said, pictures, here))
+            whole = size <= len(gallery.most)
+            captions = (*_CAPTIONS[:1], _WHOLE if whole else _CAPTIONS[1], *_CAPTIONS[2:])
+            pictures = {c: self._pictures(k) for c, k in zip(captions, kinds, strict=True)}
+            more = 0 if whole else here
+            parts.append(sections.gallery(self.data, cluster, said, pictures, more))
         return "".join(parts)
 
     def _pictures(self, rows: np.ndarray) -> list[_Picture]:

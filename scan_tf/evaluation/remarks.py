@@ -40,9 +40,9 @@ def remarks(
     if used == 1:
         found.append("All images are in one cluster: the clustering has collapsed.")
     elif empty:
-        have = "cluster has" if empty == 1 else "clusters have"
         found.append(
-            f"{empty} of {num_clusters} {have} no images: there may be fewer kinds than clusters."
+            f"{empty} of {num_clusters} clusters {'has' if empty == 1 else 'have'} no images: "
+            "there may be fewer kinds than clusters."
         )
     large, small = sizes > _UNEQUAL * equal, (sizes > 0) & (sizes < equal / _UNEQUAL)
     if used > 1 and (large.any() or small.any()):

@@ -105,9 +105,17 @@ def overview(
 
 def gallery(
     data: PageData, cluster: int, summary: str, kinds: Mapping[str, Sequence[tuple[int, str, str]]],
-    size: int,
+    more: int,
 ) -> str:  # fmt: skip
-    """A cluster and its images; `kinds`: caption -> (place on the page, name, image in base64)."""
+    """A cluster and its images.
+
+    Args:
+        data: of the page.
+        cluster: its number.
+        summary: what is said of it, HTML.
+        kinds: caption -> (place on the page, name, image in base64).
+        more: how many images a button shows; 0: there is no button.
+    """
     name, figures = text(data.cluster_name(cluster)), []
     for caption, pictures in kinds.items():
         if pictures:
@@ -119,10 +127,10 @@ def gallery(
             group = f'<div class="strip" role="group" aria-label="{name}: {caption}">{inner}</div>'
             figures.append(f"<figure><figcaption>{caption}</figcaption>{group}</figure>")
     number = f" <small>cluster {cluster}</small>" if name != f"Cluster {cluster}" else ""
-    every = f'<button class="all" data-cluster="{cluster}">Show all {size:,}</button>'
+    every = f'<button class="all" data-cluster="{cluster}">Show all {more:,}</button>'
     return (
         f'<article class="cluster" id="c{cluster}"><header><h3>{name}{number}</h3>'
-        f"<p>{summary}</p>{every if size else ''}</header>"
+        f"<p>{summary}</p>{every if more else ''}</header>"
         f'<div class="kinds">{"".join(figures)}</div></article>'
     )
 
@@ -132,8 +140,8 @@ def twins(groups: Iterable[tuple[str, Sequence[tuple[int, str, str]]]]) -> str:
     parts = []
     for said, pictures in groups:
         inner = "".join(
-            f'<li><button data-i="{place}"><img src="data:image/webp;base64,{pixels}" alt="" '
-            f'loading="lazy"></button><bdi>{text(name)}</bdi></li>'
+            f'<li><button data-i="{place}"><img src="data:image/webp;base64,{pixels}" '
+            f'alt="{text(name)}" loading="lazy"></button><bdi>{text(name)}</bdi></li>'
             for place, name, pixels in pictures
         )
         parts.append(f'<div class="twins"><p>{text(said)}</p><ul>{inner}</ul></div>')
@@ -155,7 +163,7 @@ def scores(found: Mapping[str, Mapping[str, Any]]) -> str:
         return share(value) if _SCORES[key][1] else f"{value:.3g}"
 
     rows = [[text(name), *(cell(row, key) for key in known)] for name, row in flat.items()]
-    return table(["", *(_SCORES[key][0] for key in known)], rows, "numbers")
+    return table(["Clustering", *(_SCORES[key][0] for key in known)], rows, "numbers")
 
 
 def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> str:
@@ -173,6 +181,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> str:
         rows.append(row)
     upright = [f"<span>{name}</span>" for name in names]
     dense = " dense" if len(names) > _MOST_NUMBERED else ""
+    dense += " short" if max(map(len, class_names)) <= 3 else ""
     return table(["true class", *upright], rows, f"matrix{dense}")
 
 
@@ -234,10 +243,11 @@ def settings(yaml: str, environment: Mapping[str, Any], skipped: Sequence[str]) 
         parts["Settings"] = f'<pre tabindex="0">{text(yaml)}</pre>'
     if environment:
         rows = [[text(name), text(_plain(value))] for name, value in environment.items()]
-        parts["Versions and hardware"] = table(["", ""], rows)
+        parts["Versions and hardware"] = table(["What", "Which"], rows)
     if skipped:
         items = "".join(f"<li><bdi>{text(path)}</bdi></li>" for path in skipped)
-        parts[f"Files that could not be read ({len(skipped):,})"] = f'<ul class="paths">{items}</ul>'
+        name = f"Files that could not be read ({len(skipped):,})"
+        parts[name] = f'<ul class="paths">{items}</ul>'
     return "".join(
         f"<details><summary>{name}</summary>{inner}</details>" for name, inner in parts.items()
     )
