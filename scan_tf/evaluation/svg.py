@@ -145,7 +145,7 @@ def _numbers(values: Sequence[float]) -> list[str]:
     """Evenly spaced numbers, as short as they can be told apart: 0.25, 1,000, 20k, 1e-05."""
     largest = max(map(abs, values), default=0.0)
     if largest >= 10_000:
-        return [f"{value / 1000:,g}k" for value in values]
+        return [f"{value / 1000:,g}k" if value else "0" for value in values]
     step = values[1] - values[0] if len(values) > 1 else largest or 1.0
     if largest < 1e-3:
         return [f"{value:.3g}" for value in values]
