@@ -78,6 +78,7 @@ class Parsed(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[tuple[dict[str, str | None], str]] = []
         self.text = ""
+        self._texts: list[tuple[str, str]] = []
         self.html = path.read_text(encoding="utf-8")
         self.feed(self.html)
         self.close()
@@ -94,6 +95,12 @@ class Parsed(HTMLParser):
                 self.scripts[-1] = attributes, before + data
                 return
         self.text += data
+        if self.tags:
+            self._texts.append((self.tags[-1][0], data))
+
+    def text_of(self, tag: str) -> list[str]:
+        """Texts that follow the opening of such an element."""
+        return [text for opened, text in self._texts if opened == tag]
 
     def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
         """Attributes of all elements of a kind."""

@@ -25,7 +25,7 @@ from scan_tf.methods.task import Task
 from scan_tf.models.backbone import Backbone
 from scan_tf.models.heads import ClusterHeads, new_heads
 from scan_tf.models.weights import load_weights, save_weights
-from scan_tf.pipeline import baselines, build, savedmodel
+from scan_tf.pipeline import baselines, build, result_page, savedmodel
 from scan_tf.pipeline.monitor import KnnMonitor
 from scan_tf.pipeline.run_dir import STAGES, TITLES, Run
 from scan_tf.pipeline.selection import Selection, validation
@@ -184,7 +184,9 @@ def _evaluate(work: Run, split: str | None = None) -> dict[str, Any]:
     # Where the clustering was imported there is no pretext.
     pretext = build.trained_pretext(work) if work.is_done("pretext") else None
     found, folder = baselines.score(work, images, pretext), report.folder_of(work, split)
-    return report.write(work, predictions, found, split=split, folder=folder)
+    result = report.write(work, predictions, found, split=split, folder=folder)
+    result_page.write(work, images, probs[0], embedded, folder)
+    return result
 
 
 def _export(work: Run) -> dict[str, Any]:
@@ -286,14 +288,9 @@ def _train(
     hook: EpochHook | None = None,
 ) -> None:
     Trainer(
-        task,
-        loader,
-        config,
-        folder,
-        runtime=work.config.runtime,
-        device=work.device,
-        hook=hook,
-    ).run()
+        task, loader, config, folder,
+        runtime=work.config.runtime, device=work.device, hook=hook,
+    ).run()  # fmt: skip
 
 
 def _account(work: Run) -> dict[str, Any]:
