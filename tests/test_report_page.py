@@ -32,6 +32,7 @@ def image_set(rng, count: int, **changes) -> ImageSet:
 def write(folder, rng, images: ImageSet, features: np.ndarray, **changes) -> Parsed:
     probs = rng.dirichlet(np.full(4, 0.2), len(images)).astype(np.float32)
     options = {
+        "name": "my things",
         "scores": {"k-means": {"num_clusters_used": 4}, "SCAN": {"num_clusters_used": 4}},
         "stages": [page.StageFacts("scan", "clustering", 3.0, [{"epoch": 1, "loss": 2.0}])],
         "settings": "seed: 0\n",
@@ -47,6 +48,7 @@ def test_a_folder_without_labels(tmp_path, rng):
     features = rng.standard_normal((50, 6)).astype(np.float32)
     found = write(tmp_path, rng, image_set(rng, 50), features)
     assert "50 images of the test split, without labels, seed 0" in found.text
+    assert "my things: 4 clusters" in found.text
     assert sorted(found.data["names"]) == sorted(f"{i % 3}/{i}.png" for i in range(50))
     assert "/home/me" not in found.html
     assert "broken.png" in found.text

@@ -97,6 +97,7 @@ def test_it_is_evaluated_exported_and_predicts(stored):
         assigned = {name: file[name] for name in file.files if name != "manifest"}
     assert scan_tf("run", "--run-dir", "run", "--redo", "evaluate") == 0
 
+    assert "images: 3 clusters" in (run / "eval" / "report.html").read_text(encoding="utf-8")
     after = json.loads((run / "eval" / "report.json").read_text(encoding="utf-8"))
     assert after.keys() >= before.keys()
     assert after["pretext"]["knn_acc"] == pytest.approx(before["pretext"]["knn_acc"], abs=0.12)
@@ -111,7 +112,7 @@ def test_it_is_evaluated_exported_and_predicts(stored):
 
     output = stored / "predicted.csv"
     assert scan_tf("predict", "run", "images/test", "--output", output) == 0
-    rows = list(csv.DictReader(output.open(encoding="utf-8")))
+    rows = list(csv.DictReader(output.read_text(encoding="utf-8").splitlines()))
     # Files are listed in their order, which is that of the set.
     assert [int(row["cluster"]) for row in rows] == assigned["selflabel_cluster"].tolist()
     confidence = [float(row["confidence"]) for row in rows]

@@ -292,7 +292,7 @@ const map = arrays.coordinates && (() => {
     }
     context.globalAlpha = 1;
     // Close enough, the images themselves.
-    if (visible.length <= 250 && scale > whole * 1.5) {
+    if (visible.length <= 40 || (visible.length <= 250 && scale > whole * 1.5)) {
       const tile = visible.length <= 60 ? 48 : 32;
       for (const i of visible) tileAt(i, tile, 2);
     }

@@ -27,6 +27,7 @@ def write(
     probs: np.ndarray,
     features: np.ndarray,
     *,
+    name: str,
     scores: Mapping[str, Mapping[str, Any]],
     stages: Sequence[StageFacts],
     settings: str,
@@ -43,6 +44,7 @@ def write(
         images: the N evaluated images.
         probs: cluster probabilities float32 [N,C].
         features: float32 [N,D] of the backbone that gave them.
+        name: of the images, for the title.
         scores: name -> scores, as `report.json` holds them; the last is that of the clustering.
         stages: that led to it.
         settings: as YAML.
@@ -61,7 +63,7 @@ def write(
     page.write(
         path,
         PageData(
-            title=f"{images.name}: {probs.shape[1]} clusters",
+            title=f"{name}: {probs.shape[1]} clusters",
             subtitle=f"{len(images):,} images of the {images.split} split, {labelled}, seed {seed}",
             images=images.images,
             clusters=clusters,

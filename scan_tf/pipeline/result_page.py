@@ -46,6 +46,7 @@ def write(
         images,
         probs,
         features,
+        name=Path(path).resolve().name if (path := work.config.data.path) else images.name,
         scores={name: found[key] for key, name in _SCORED.items() if found[key]},
         stages=[_facts(work, stage) for stage in found["wall_time_s"] if work.record(stage)],
         settings=config.dump(work.config),
