@@ -18,6 +18,8 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["scan_tf", "scan_tf.*"]),
+    # What the page of the evaluation is made of.
+    package_data={"scan_tf.evaluation": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.10,<3.14",
     entry_points={"console_scripts": ["scan-tf = scan_tf.cli:main"]},
     # Lower bounds are the oldest releases for Python 3.10, upper bounds the next major release.

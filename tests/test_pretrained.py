@@ -10,6 +10,7 @@ import tensorflow as tf
 from scan_tf.config import ModelConfig
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import ConfigError, DataError, MissingDataError
+from scan_tf.features import cache
 from scan_tf.models import pretrained
 from scan_tf.models.efficientnet_lite import EfficientNetLite
 from scan_tf.models.frozen import Frozen

@@ -8,6 +8,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from pages import Parsed
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from tiny_runs import CLASSES, PER_CLASS, copy, opened, scan_tf, snapshot
 
@@ -89,6 +90,11 @@ def test_the_report_has_what_is_promised(finished):
     assert written["num_images"] == PER_CLASS["test"] * len(CLASSES)
     assert written["seed"] == 0
     assert written["skipped_files"] == []
+    page = Parsed(finished / "eval" / "report.html")
+    assert page.data["count"] == written["num_images"]
+    sizes = written["selflabel"]["cluster_sizes"]
+    assert np.bincount(page.array("cluster"), minlength=3).tolist() == sizes
+    assert {"pretext", "neighbors", "SCAN", "self-label"} <= set(page.text_of("th"))
     for name in CLUSTERED:
         for score in SCORES:
             assert 0 <= written[name][score] <= 1 or (score == "ari" and written[name][score] > -1)

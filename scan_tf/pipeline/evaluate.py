@@ -23,7 +23,7 @@ from scan_tf.evaluation.report import Clustering, Report
 from scan_tf.features.embedding import head_probs
 from scan_tf.files import read_metrics
 from scan_tf.methods.task import Pretext
-from scan_tf.pipeline import build, features, neighbors
+from scan_tf.pipeline import build, features, neighbors, result_page
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, labels
 
@@ -42,14 +42,17 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
     clusterings = [_clustering(run, stage, images) for stage in run.clusterings()]
     # Where the clustering was imported there is no pretext.
     pretext = build.trained_pretext(run) if run.is_done("pretext") else None
+    folder = folder_of(run, split)
     found = report.write(
-        folder_of(run, split),
+        folder,
         images,
         clusterings,
         facts(run, images, score(run, images, pretext)),
         config=run.config.evaluate,
         curves={s: read_metrics(run.folder(s) / "metrics.jsonl") for s in STAGES},
     )
+    last = clusterings[-1]
+    result_page.write(run, images, last.probs, last.features, folder)
     print(report.table(found, labels()))
     return {"split": split}
 
