@@ -40,10 +40,15 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Config": "config",
+    "Fitted": "pipeline.fitting",
     "ImageSet": "data.image_set",
     "ResNet": "models.resnet",
+    "Scan": "pipeline.estimator",
     "ScanError": "errors",
     "cluster_scores": "evaluation.metrics",
+    "fit": "pipeline.fitting",
+    "from_array": "data.arrays",
+    "learn_features": "pipeline.steps",
     "load_config": "config:load",
     "load_data": "data.sources:load",
     "mine": "features.neighbors",
@@ -51,6 +56,8 @@ _PUBLIC = {
     "predict": "pipeline.prediction",
     "run": "pipeline.stages",
     "scan_loss": "methods.losses",
+    "self_label": "pipeline.steps",
+    "train_heads": "pipeline.steps",
 }
 __getattr__, __dir__, _names = lazy.names(__name__, _PUBLIC)
 __all__ = ["__version__", *_names]

@@ -1,8 +1,8 @@
-"""Typed configuration: frozen dataclasses, a strict YAML loader and dotted overrides.
+"""Typed configuration: every setting of the program is a field of one of the sections below.
 
-Every setting of the program is a field of one of the sections below. `load` refuses unknown keys,
-wrong types and values out of range, and names the dotted path, what was expected and what was
-received. Nothing is read from the environment.
+`load` refuses unknown keys, wrong types and values out of range, and names the dotted path, what
+was expected and what was received. Nothing is read from the environment. `scan-tf settings` lists
+the settings with their types, ranges, defaults and meanings, all of it read from the fields.
 
 The sections `pretext`, `scan` and `selflabel` are the `Config` of the method that their `name`
 picks: a module in the folder of its kind below `scan_tf/methods/`, or any other by a dotted name.
@@ -11,42 +11,59 @@ picks: a module in the folder of its kind below `scan_tf/methods/`, or any other
 from __future__ import annotations
 
 import dataclasses
-import logging
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from scan_tf import reading
 from scan_tf.errors import ConfigError
-from scan_tf.schema import Section, chosen, did_you_mean, find_module, read_yaml, setting, show
+from scan_tf.reading import dump as dump
+from scan_tf.reading import split_override as split_override
+from scan_tf.reading import to_dict as to_dict
+from scan_tf.schema import Section, chosen, did_you_mean, setting, show
 
-_log = logging.getLogger(__name__)
 _RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Section):
-    """Which images. `path` is a folder of images, or the data directory of tensorflow-datasets."""
+    """Which images."""
 
-    name: str = "digits"
-    path: str | None = None
-    # Side in pixels of the square images the networks see; None: the data set's own.
-    image_size: int | None = setting(None, low=4, high=1024)
-    # Refuse a folder with unreadable images instead of listing and skipping them.
-    strict: bool = False
+    name: str = setting(
+        "digits",
+        help="the data set: digits, folder, array, cifar10, cifar20, stl10, "
+        "or any image data set that tensorflow-datasets knows",
+    )
+    path: str | None = setting(
+        None,
+        help="a folder of images (folder), a file of them (array), or the data directory of "
+        "tensorflow-datasets",
+    )
+    image_size: int | None = setting(
+        None, low=4, high=1024, help="side in pixels of the images; null: the data set's own"
+    )
+    strict: bool = setting(
+        False, help="refuse a folder with unreadable images instead of listing and skipping them"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
     """The backbone and the projection head (reference: SCAN, ResNet-18, 512 -> 128)."""
 
-    # One of _RESNETS, or the dotted name of a module with a function `build` like theirs.
-    backbone: str = "resnet18"
-    stem: Literal["cifar", "strided", "stl", "imagenet"] = "cifar"
-    width: int = setting(64, low=1, high=512)
-    projection_dim: int = setting(128, low=2, high=4096)
+    backbone: str = setting(
+        "resnet18",
+        help=f"{', '.join(_RESNETS)}, or the dotted name of a module with a function `build` "
+        "like theirs",
+    )
+    stem: Literal["cifar", "strided", "stl", "imagenet"] = setting(
+        "cifar", help="the first layers, by the size of the images that they were made for"
+    )
+    width: int = setting(64, low=1, high=512, help="channels of the first of the four stages")
+    projection_dim: int = setting(
+        128, low=2, high=4096, help="dimensions of the pretext's projection, P"
+    )
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -60,49 +77,73 @@ class ModelConfig(Section):
 class AugmentConfig(Section):
     """Parameters of the augmentation policies; the defaults are the official SCAN settings."""
 
-    # device: batched TensorFlow ops inside the step; host: the same policies in albumentations.
-    backend: Literal["device", "host"] = "device"
-    flip: float = setting(0.5, low=0, high=1)
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    # Brightness, contrast, saturation, hue of ColorJitter.
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    jitter_probability: float = setting(0.8, low=0, high=1)
-    grayscale_probability: float = setting(0.2, low=0, high=1)
-    # Reflect padding, in pixels, of the weak policy's random crop.
-    weak_padding: int = setting(4, low=0, high=64)
-    # Random rotation of the `simclr` and `weak` views, +- degrees (0: none, as in the paper).
-    rotate: float = setting(0.0, low=0, high=180)
-    strong_ops: int = setting(4, low=0, high=14)
-    # Longest side of the cutout hole in pixels; None: 16, 32, 75 at 32, 96, 224 pixels.
-    cutout: int | None = setting(None, low=0)
+    backend: Literal["device", "host"] = setting(
+        "device",
+        help="device: batched TensorFlow operations inside the step; host: the same policies in "
+        "albumentations",
+    )
+    flip: float = setting(0.5, low=0, high=1, help="probability of a horizontal flip")
+    crop_scale: tuple[float, float] = setting(
+        (0.2, 1.0), help="least and greatest share of the area that a random crop keeps"
+    )
+    crop_ratio: tuple[float, float] = setting(
+        (3 / 4, 4 / 3), help="least and greatest width / height of a random crop"
+    )
+    jitter: tuple[float, float, float, float] = setting(
+        (0.4, 0.4, 0.4, 0.1), help="brightness, contrast, saturation and hue of the colour jitter"
+    )
+    jitter_probability: float = setting(0.8, low=0, high=1, help="probability of the colour jitter")
+    grayscale_probability: float = setting(
+        0.2, low=0, high=1, help="probability that a view loses its colours"
+    )
+    weak_padding: int = setting(
+        4, low=0, high=64, help="reflect padding of the weak policy's random crop, in pixels"
+    )
+    rotate: float = setting(
+        0.0,
+        low=0,
+        high=180,
+        help="random rotation of the simclr and weak views, +- degrees (0: none, as in the paper)",
+    )
+    strong_ops: int = setting(
+        4, low=0, high=14, help="random operations of the strong policy for each image"
+    )
+    cutout: int | None = setting(
+        None,
+        low=0,
+        help="longest side of the strong policy's hole in pixels; null: 16, 32, 75 at 32, 96, 224 "
+        "pixels",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(Section):
-    """Optimiser and schedule. `l2` is coupled: added to the gradient of every parameter."""
+    """Optimiser and schedule."""
 
-    name: Literal["sgd", "adam"] = "adam"
-    lr: float = setting(1e-4, above=0)
-    momentum: float = setting(0.9, low=0, high=1)
-    nesterov: bool = False
-    l2: float = setting(1e-4, low=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    # `epoch` moves the cosine once an epoch, as the official code does; `step` every step.
-    schedule_per: Literal["epoch", "step"] = "epoch"
-    # The cosine ends at lr * final_fraction (official: lr * 0.1**3).
-    final_fraction: float = setting(1e-3, low=0, high=1)
-    warmup_epochs: float = setting(0.0, low=0)
-    # Clip the global norm of the gradient; 0: off.
-    clip_norm: float = setting(0.0, low=0)
+    name: Literal["sgd", "adam"] = setting("adam", help="the optimiser")
+    lr: float = setting(1e-4, above=0, help="learning rate, the highest of the schedule")
+    momentum: float = setting(0.9, low=0, high=1, help="momentum of SGD")
+    nesterov: bool = setting(False, help="Nesterov's form of the momentum of SGD")
+    l2: float = setting(
+        1e-4, low=0, help="coupled weight decay, added to the gradient of every parameter"
+    )
+    schedule: Literal["constant", "cosine"] = setting("constant", help="course of the rate")
+    schedule_per: Literal["epoch", "step"] = setting(
+        "epoch", help="epoch moves the cosine once an epoch, as the official code does"
+    )
+    final_fraction: float = setting(
+        1e-3, low=0, high=1, help="the cosine ends at lr times this (official: 0.1^3)"
+    )
+    warmup_epochs: float = setting(0.0, low=0, help="epochs of a linear rise to lr at the start")
+    clip_norm: float = setting(0.0, low=0, help="greatest global norm of the gradient; 0: any")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Section):
     """What every training stage has."""
 
-    epochs: int = setting(1, low=1)
-    batch_size: int = setting(128, low=2)
+    epochs: int = setting(1, low=1, help="passes over the images")
+    batch_size: int = setting(128, low=2, help="images of a step, B")
     optimizer: OptimizerConfig = OptimizerConfig()
 
 
@@ -110,47 +151,65 @@ class TrainConfig(Section):
 class PretextConfig(TrainConfig):
     """What every pretext has; each file in `scan_tf/methods/pretext/` adds its own fields."""
 
-    name: str = ""
-    # Score the features by kNN every so many epochs, for the curves alone; 0: never.
-    knn_every: int = setting(0, low=0)
+    name: str = setting("", help="the pretext task: a file in scan_tf/methods/pretext/")
+    knn_every: int = setting(
+        0,
+        low=0,
+        help="score the features by kNN every so many epochs, for the curves alone; 0: never",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class NeighborsConfig(Section):
-    """Neighbour mining (Annoy's recall depends on `n_trees` and `search_k`)."""
+    """Neighbour mining."""
 
-    # hnsw needs the extra of that name.
-    index: Literal["annoy", "exact", "hnsw", "auto"] = "auto"
-    k: int = setting(20, low=1)
-    # Neighbours of each held-out image, for the label-free choice of epoch and head.
-    k_validation: int = setting(5, low=1)
-    n_trees: int = setting(100, low=1)
-    # Nodes inspected per query; -1: Annoy's default, n_trees * k.
-    search_k: int = setting(-1, low=-1)
-    # How many queries are compared with the exact search to estimate the recall.
-    recall_sample: int = setting(1000, low=1)
+    index: Literal["annoy", "exact", "hnsw", "auto"] = setting(
+        "auto", help="how neighbours are searched; hnsw needs the extra of that name"
+    )
+    k: int = setting(20, low=1, help="neighbours of every image, K")
+    k_validation: int = setting(
+        5, low=1, help="neighbours of each image that epoch and head are chosen on, without labels"
+    )
+    n_trees: int = setting(100, low=1, help="trees of Annoy; more: better recall, slower")
+    search_k: int = setting(
+        -1, low=-1, help="nodes that Annoy inspects for a query; -1: its default, n_trees * k"
+    )
+    recall_sample: int = setting(
+        1000, low=1, help="queries that are compared with the exact search to estimate the recall"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ScanConfig(TrainConfig):
     """What every clustering has; each file in `scan_tf/methods/clustering/` adds its own fields."""
 
-    name: str = ""
+    name: str = setting("", help="the clustering: a file in scan_tf/methods/clustering/")
     epochs: int = setting(50, low=1)
-    # None: the number of classes, where the data set knows it.
-    num_clusters: int | None = setting(None, low=2)
-    num_heads: int = setting(1, low=1)
-    augmentation: Literal["strong", "simclr", "weak", "none"] = "strong"
-    # Train the heads only; the backbone stays in inference mode, without gradient.
-    freeze_backbone: bool = False
-    # Augmented views of every feature kept for training heads alone; 0: none, augment each time.
-    cached_views: int = setting(0, low=0)
-    # Epochs of the heads alone, on cached views, before the epochs of the whole network.
-    head_epochs: int = setting(0, low=0)
-    head_lr: float = setting(1e-3, above=0)
-    # Which images the label-free selection of epoch and head looks at.
-    selection: Literal["heldout", "test", "train"] = "heldout"
-    heldout_fraction: float = setting(0.1, above=0, high=0.5)
+    num_clusters: int | None = setting(
+        None, low=2, help="clusters, C; null: the number of classes, where the data set knows it"
+    )
+    num_heads: int = setting(1, low=1, help="cluster heads, H, of which the best one is kept")
+    augmentation: Literal["strong", "simclr", "weak", "none"] = setting(
+        "strong", help="policy of the views"
+    )
+    freeze_backbone: bool = setting(
+        False, help="train the heads alone; the backbone stays in inference mode, without gradient"
+    )
+    cached_views: int = setting(
+        0,
+        low=0,
+        help="augmented views of every feature kept for training heads alone; 0: augment each time",
+    )
+    head_epochs: int = setting(
+        0, low=0, help="epochs of the heads alone, on cached views, before those of the network"
+    )
+    head_lr: float = setting(1e-3, above=0, help="learning rate of head_epochs")
+    selection: Literal["heldout", "test", "train"] = setting(
+        "heldout", help="images that the choice of epoch and head, without labels, looks at"
+    )
+    heldout_fraction: float = setting(
+        0.1, above=0, high=0.5, help="share of the training images that heldout sets aside"
+    )
     combine: Literal["best_head", "consensus"] = setting(
         "best_head",
         help="the head of the lowest selection loss, or a classifier of what all heads agree on",
@@ -161,52 +220,67 @@ class ScanConfig(TrainConfig):
 class SelfLabelConfig(TrainConfig):
     """What every last stage has; each file in `scan_tf/methods/selflabel/` adds its own fields."""
 
-    name: str = ""
-    # 0 leaves the stage out: the clustering before it is what the run has to show.
-    epochs: int = setting(200, low=0)
+    name: str = setting("", help="the last stage's method: a file in scan_tf/methods/selflabel/")
+    epochs: int = setting(
+        200, low=0, help="passes over the images; 0 leaves the stage out of the run"
+    )
     batch_size: int = setting(1000, low=2)
-    augmentation: Literal["strong", "simclr", "weak", "none"] = "strong"
+    augmentation: Literal["strong", "simclr", "weak", "none"] = setting(
+        "strong", help="policy of the views that learn"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(Section):
-    """Scores and pictures. `auto` takes the test split where the data set has one."""
+    """Scores and pictures."""
 
-    split: Literal["auto", "train", "test"] = "auto"
-    batch_size: int = setting(500, low=1)
-    knn_k: int = setting(100, low=1)
-    kmeans_restarts: int = setting(10, low=1)
-    # Fit a linear classifier on the pretext's features: one more pass over the training images.
-    linear_probe: bool = True
-    pictures: bool = True
-    # Images on the 2-D map of the features.
-    map_points: int = setting(2000, low=10)
+    split: Literal["auto", "train", "test"] = setting(
+        "auto", help="the split to score; auto: test, where the data set has it"
+    )
+    batch_size: int = setting(500, low=1, help="images at a time, here and wherever none learns")
+    knn_k: int = setting(100, low=1, help="neighbours that the kNN classifier asks")
+    kmeans_restarts: int = setting(10, low=1, help="k-means runs from so many starts")
+    linear_probe: bool = setting(
+        True,
+        help="fit a linear classifier on the pretext's features: one more pass over the images",
+    )
+    pictures: bool = setting(True, help="draw clusters, confusions, curves and the map")
+    map_points: int = setting(2000, low=10, help="images on the 2-D map of the features")
 
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig(Section):
     """How to compute. `auto` picks what measured fastest on the platform; it is written down."""
 
-    dtype: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
-    jit_compile: Literal["auto", "always", "never"] = "auto"
-    # Images are kept on the device up to this size in MiB, and streamed from memory above it.
-    resident_mib: int = setting(4096, low=0)
-    log_every: int = setting(50, low=1)
-    checkpoint_minutes: float = setting(2.0, above=0)
-    progress: bool = True
-    tensorboard: bool = True
-    # Write a profile of a few steps of every stage that is trained.
-    profile: bool = False
+    dtype: Literal["auto", "float32", "mixed_bfloat16"] = setting(
+        "auto", help="precision of the networks; losses and updates are float32 in both"
+    )
+    jit_compile: Literal["auto", "always", "never"] = setting(
+        "auto", help="compile with XLA what gains by it, all, or nothing"
+    )
+    resident_mib: int = setting(
+        4096,
+        low=0,
+        help="images are kept on the device up to this size in MiB, and streamed above it",
+    )
+    log_every: int = setting(50, low=1, help="steps between two rows of metrics")
+    checkpoint_minutes: float = setting(2.0, above=0, help="minutes between two checkpoints")
+    progress: bool = setting(True, help="show how far a stage is")
+    tensorboard: bool = setting(True, help="write scalars for TensorBoard")
+    profile: bool = setting(
+        False, help="write a profile of a few steps of every stage that is trained"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Section):
     """A whole experiment: one YAML file, all stages in it."""
 
-    name: str = "run"
-    seed: int = setting(0, low=0, high=2**31 - 1)
-    # Another number gives another clustering on the same pretext.
-    clustering_seed: int = setting(0, low=0, high=2**31 - 1)
+    name: str = setting("run", help="of the run directory, runs/NAME, where none is given")
+    seed: int = setting(0, low=0, high=2**31 - 1, help="of everything random")
+    clustering_seed: int = setting(
+        0, low=0, high=2**31 - 1, help="another number: another clustering on the same pretext"
+    )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -231,130 +305,9 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: the file is missing or no YAML, or a setting is bad.
     """
-    tree = read_yaml(Path(path))
-    changes = [_parse_override(text) for text in overrides]
-    _leave_out_replaced(tree, changes)
-    for keys, value, text in changes:
-        _apply_override(tree, keys, value, text)
-    return from_dict(tree)
+    return from_dict(reading.read_tree(Config, Path(path), overrides))
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """Build a Config from nested mappings. Raises ConfigError as `load` does."""
-    return typing.cast(Config, _build(Config, tree, ""))
-
-
-def to_dict(section: Any) -> Any:
-    """Nested plain dictionaries of a section, ready for YAML or JSON (tuples become lists)."""
-    if dataclasses.is_dataclass(section):
-        return {f.name: to_dict(getattr(section, f.name)) for f in dataclasses.fields(section)}
-    return list(section) if isinstance(section, tuple) else section
-
-
-def dump(config: Config) -> str:
-    """The whole config as YAML, every field written out."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
-
-
-def split_override(text: str) -> tuple[str, str]:
-    """The dotted key and the value, as text, of `key=value`. Raises ConfigError for others."""
-    key, equals, raw = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"override '{text}': expected key=value, such as scan.epochs=20.")
-    return key.strip(), raw
-
-
-def _parse_override(text: str) -> tuple[list[str], Any, str]:
-    """The keys and the value of an override, and the text itself."""
-    key, raw = split_override(text)
-    try:
-        return key.split("."), yaml.safe_load(raw), text
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override '{text}': the value is not valid YAML: {error}") from error
-
-
-def _leave_out_replaced(tree: dict[str, Any], changes: list[tuple[list[str], Any, str]]) -> None:
-    """Take from the tree what only the methods know that the overrides replace by others."""
-    for field in dataclasses.fields(Config):
-        section = _expand_name(tree.get(field.name) or {})
-        names = [v for keys, v, _ in changes if keys in ([field.name], [field.name, "name"])]
-        if "package" not in field.metadata or not names or not isinstance(section, Mapping):
-            continue
-        before, after = section.get("name", field.metadata["default"]), names[-1]
-        if before == after or not (isinstance(before, str) and isinstance(after, str)):
-            continue
-        old, new = (_fields(_method_config(field, n)) for n in (before, after))
-        left_out = [key for key in section if key in old.keys() - new.keys()]
-        tree[field.name] = {k: v for k, v in section.items() if k not in left_out}
-        if left_out:
-            _log.warning(
-                "%s.name=%s in place of %s: left out %s, which only %s has.",
-                *(field.name, after, before, ", ".join(left_out), before),
-            )
-
-
-def _apply_override(tree: dict[str, Any], keys: list[str], value: Any, text: str) -> None:
-    *sections, leaf = keys
-    for section in sections:
-        inner = _expand_name(tree.get(section) or {})
-        if not isinstance(inner, Mapping):
-            raise ConfigError(f"override '{text}': {section} is {show(inner)}, not a section.")
-        tree[section] = tree = dict(inner)
-    # A section given by its name alone, `pretext=rotnet`, keeps its other settings.
-    if isinstance(tree.get(leaf), Mapping) and isinstance(value, str):
-        tree[leaf] = {**tree[leaf], **_expand_name(value)}
-    else:
-        tree[leaf] = value
-
-
-def _expand_name(value: Any) -> Any:
-    """`pretext: rotnet` and `optimizer: sgd` are short for `{name: ...}`."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
-    return {field.name: field for field in dataclasses.fields(cls)}
-
-
-def _method_config(field: dataclasses.Field[Any], name: Any) -> Any:
-    """The class of a section that a method's name picks."""
-    if not isinstance(name, str):
-        raise ConfigError(f"{field.name}.name: expected a string, got {show(name)}.")
-    module = find_module(field.metadata["package"], name, f"{field.name}.name")
-    base = typing.get_type_hints(Config)[field.name]
-    kind = getattr(module, "Config", None)
-    if not (isinstance(kind, type) and issubclass(kind, base) and hasattr(module, "Method")):
-        raise ConfigError(
-            f"{field.name}.name: '{name}' is no method: expected a module with a class Config that "
-            f"extends {base.__name__}, and a class Method."
-        )
-    return kind
-
-
-def _build(cls: type, tree: Any, path: str) -> Any:
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{path or 'config'}: expected a mapping, got {show(tree)}.")
-    hints, fields = typing.get_type_hints(cls), _fields(cls)
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        where = f"{path}.{key}" if path else str(key)
-        if key not in hints:
-            raise ConfigError(f"unknown key '{where}'. {did_you_mean(str(key), hints)}")
-        if not dataclasses.is_dataclass(hints[key]):
-            values[key] = value
-            continue
-        if "name" in typing.get_type_hints(hints[key]):
-            value = _expand_name(value)
-        if "package" in fields[key].metadata and isinstance(value, Mapping):
-            kind = _method_config(fields[key], value.get("name", fields[key].metadata["default"]))
-        else:
-            kind = hints[key]
-        # A section that is given in part keeps the other defaults of its owner.
-        given = _build(kind, value, where)
-        default: Any = getattr(cls, key, None)
-        default = default if type(default) is kind else kind()
-        values[key] = dataclasses.replace(default, **{k: getattr(given, k) for k in value})
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}.{error}" if path else str(error)) from None
+    return typing.cast(Config, reading.build(Config, tree))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -70,6 +69,8 @@ def cpu_has_bfloat16() -> bool:
 
 def environment() -> dict[str, Any]:
     """Versions, commit and processor, for the record."""
+    import importlib.metadata  # takes a while, and few commands come here
+
     packages = ("scan_tf", "tensorflow", "keras", "numpy", "scikit-learn", "annoy")
     versions = {}
     for package in packages:

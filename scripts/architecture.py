@@ -54,19 +54,20 @@ def imports_of(module: str) -> set[str]:
 
 def table() -> str:
     """A line for each package, with those that it imports."""
-    packages = sorted({package_of(m) for m in MODULES} - {None})
+    packages = sorted({package for m in MODULES if (package := package_of(m))})
     found = {
         package: {
-            package_of(other)
+            str(package_of(other))
             for module in MODULES
             if package_of(module) == package
             for other in imports_of(module)
+            if package_of(other) not in (package, None)
         }
         for package in packages
     }
     width = max(map(len, packages))
     return "\n".join(
-        f"{package:{width}}  {' '.join(sorted(others - {package, None})) or '-'}"
+        f"{package:{width}}  {' '.join(sorted(others)) or '-'}"
         for package, others in found.items()
     )
 

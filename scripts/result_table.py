@@ -1,4 +1,4 @@
-"""The README's table of results, from the folder `results/` alone.
+"""The tables of results in README.md and docs/results.md, from the folder `results/` alone.
 
 Each folder that `publish.add` wrote gives a row and a note, and `results/published.json` the rows
 of the paper for the same data. Nothing in the table is typed by hand.
@@ -15,7 +15,10 @@ from scan_tf.errors import DataError
 from scan_tf.evaluation.text import UNKNOWN, markdown, number, percent
 from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES
 
+# Around the whole table with its notes, and around its rows alone.
 START, END = "<!-- results:start -->", "<!-- results:end -->"
+ROWS_START, ROWS_END = "<!-- results:rows:start -->", "<!-- results:rows:end -->"
+_NOTES = "docs/results.md"
 _MEASURED = [s for s in STAGES if s not in OUTPUTS]  # evaluating is no part of the method
 _CLUSTERINGS = ("kmeans_features", *CLUSTERINGS)
 _SCORES = ("acc", "nmi", "ari")
@@ -30,37 +33,49 @@ _LEGEND = (
 )
 
 
-def table(results: Path) -> str:
+def table(results: Path, *, top: str = "") -> str:
     """The Markdown of all results: rows by data set, the paper's below ours, then the notes.
 
     Args:
         results: the folder of all results.
+        top: what leads from the text to the folder above `results`, such as "../".
 
     Raises:
         DataError: a file is missing or damaged.
     """
+    lines, legend, notes = _parts(results, top, "")
+    return "\n".join([lines, "", legend, "", *notes])
+
+
+def rows(results: Path) -> str:
+    """The rows alone, for the README; the numbers lead to the notes. Raises as `table` does."""
+    return _parts(results, "", f"({_NOTES})")[0]
+
+
+def _parts(results: Path, top: str, notes_link: str) -> tuple[str, str, list[str]]:
+    """The table, the legend, the notes."""
     folders = [path.parent for path in sorted(results.glob("*/environment.json"))]
     entries = [_Entry(folder) for folder in folders]
     published = _json(results / "published.json")
-    rows, notes = list[tuple[str, ...]](), list[str]()
+    found, notes = list[tuple[str, ...]](), list[str]()
     sources: dict[str, None] = {}
     for data in dict.fromkeys(entry.report["data"] for entry in entries):
         for entry in (e for e in entries if e.report["data"] == data):
             notes.append(f"{len(notes) + 1}. {entry.note()}")
-            rows.append((*entry.cells(), f"[{len(notes)}]"))
+            found.append((*entry.cells(top), f"[{len(notes)}]{notes_link}"))
         for row in (p for p in published if p["data"] == data):
             cells = [_published(row.get(k, {})) for k in ("kmeans", "scan", "selflabel")]
             first = (_NAMES.get(data, data), f"*{row['config']}*", UNKNOWN, UNKNOWN)
-            rows.append((*first, *cells, UNKNOWN, "*published*"))
+            found.append((*first, *cells, UNKNOWN, "*published*"))
             sources[row["source"]] = None
     legend = _LEGEND
     if sources:
         legend += f" *Published*: figures of the paper, for comparison ({'. '.join(sources)})."
-    return "\n".join([markdown(_HEADER, rows), "", legend, "", *notes])
+    return markdown(_HEADER, found), legend, notes
 
 
 def update(readme: Path, results: Path) -> bool:
-    """Rewrite the part of a text between START and END; returns whether it changed.
+    """Rewrite the part of a text between the markers; returns whether it changed.
 
     Raises:
         DataError: the markers are missing, or as for `table`.
@@ -72,7 +87,7 @@ def update(readme: Path, results: Path) -> bool:
 
 
 def check(readme: Path, results: Path) -> None:
-    """Raise DataError unless the part between START and END is what `update` would write."""
+    """Raise DataError unless the part between the markers is what `update` would write."""
     before, after = _with_table(readme, results)
     if before != after:
         raise DataError(f"{readme}: is out of date. Run: python scripts/results.py table")
@@ -89,7 +104,7 @@ class _Entry:
         path = folder / "scores.json"
         self.scores: dict[str, Any] = _json(path) if path.exists() else {}
 
-    def cells(self) -> list[str]:
+    def cells(self, top: str) -> list[str]:
         """What a row says, less the number of its note."""
         name = self.report["data"]
         data = self.environment["data_note"] or _NAMES.get(name, name)
@@ -97,7 +112,7 @@ class _Entry:
         clusterings = (self._cell(stage, _SCORES) for stage in _CLUSTERINGS)
         minutes = sum(self._minutes().values())
         name = self.folder.name[len("2026-01-01-") :]
-        link = f"[{name}]({self.folder.parent.name}/{self.folder.name})"
+        link = f"[{name}]({top}{self.folder.parent.name}/{self.folder.name})"
         return [data, link, *pretext, *clusterings, f"{minutes:.0f}"]
 
     def note(self) -> str:
@@ -156,11 +171,14 @@ def _published(scores: Mapping[str, Any]) -> str:
 def _with_table(readme: Path, results: Path) -> tuple[str, str]:
     """The text as it is, and as it should be."""
     text = readme.read_text(encoding="utf-8")
-    head, start, rest = text.partition(START)
-    _, end, tail = rest.partition(END)
+    first, last = (ROWS_START, ROWS_END) if ROWS_START in text else (START, END)
+    head, start, rest = text.partition(first)
+    _, end, tail = rest.partition(last)
     if not start or not end:
         raise DataError(f"{readme}: expected a line '{START}' and, below it, '{END}'.")
-    return text, f"{head}{start}\n{table(results)}\n{end}{tail}"
+    top = "../" if readme.resolve().parent.name == "docs" else ""
+    new = rows(results) if start == ROWS_START else table(results, top=top)
+    return text, f"{head}{start}\n{new}\n{end}{tail}"
 
 
 def _json(path: Path) -> Any:

@@ -132,9 +132,11 @@ def trainer(
     device: Device = PLAIN,
     runtime: RuntimeConfig = QUIET,
     hook: Any = None,
+    **options: Any,
 ) -> Trainer:
     config = TrainConfig(epochs=epochs, batch_size=BATCH, optimizer=optimizer)
-    return Trainer(task, source, config, directory, runtime=runtime, device=device, hook=hook)
+    options |= {"runtime": runtime, "device": device, "hook": hook}
+    return Trainer(task, source, config, directory, **options)
 
 
 def values(variables: list[Any]) -> list[np.ndarray]:

@@ -188,7 +188,7 @@ def test_other_seeds_come_last(finished, tmp_path, leg, monkeypatch):
 
 @pytest.mark.parametrize("margin_s", [60, 61, -1])
 def test_a_budget_within_the_margin_is_refused(finished, margin_s):
-    with pytest.raises(ConfigError, match="--budget-minutes: 1 leave no time .*--margin-seconds"):
+    with pytest.raises(ConfigError, match="--stop-after: 1 leave no time .*--margin"):
         campaign.run(opened(finished), budget_s=60, margin_s=margin_s)
 
 
@@ -262,8 +262,8 @@ def test_the_script_packs_unpacks_and_names_errors(finished, tmp_path):
     assert opened(run).config.data.path == "/images"
     done = script("unpack", tmp_path / "pack", run)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1] == f"campaign: {run}: exists. Unpack into a new folder."
-    done = script("run", "--run-dir", run, "--budget-minutes", "x")
+    assert done.stderr.splitlines()[-1] == f"scan-tf: {run}: exists. Unpack into a new folder."
+    done = script("run", "--run-dir", run, "--stop-after", "x")
     assert done.returncode == 2
 
 
@@ -274,7 +274,7 @@ def test_the_script_packs_unpacks_and_names_errors(finished, tmp_path):
 @pytest.mark.parametrize("stage", TRAINED)
 def test_a_killed_campaign_goes_on_to_the_same_bits(finished, tmp_path, stage, number):
     run = copy(finished, tmp_path / "run", without=stage)
-    command = [sys.executable, str(SCRIPT), "run", "--run-dir", str(run), "--budget-minutes", "60"]
+    command = [sys.executable, str(SCRIPT), "run", "--run-dir", str(run), "--stop-after", "60"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 1200
         while len(rows(run, stage)) < 4 or not (run / stage / "ckpt" / "state.npz").exists():
@@ -286,7 +286,7 @@ def test_a_killed_campaign_goes_on_to_the_same_bits(finished, tmp_path, stage, n
     expected = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
     assert process.returncode == expected
     assert step_of(run, stage) < rows(finished, stage)[-1]["step"]
-    done = script("run", "--run-dir", run, "--budget-minutes", "60")
+    done = script("run", "--run-dir", run, "--stop-after", "60")
     assert done.returncode == 0, done.stderr
     assert_same_weights(run, finished, *TRAINED)
 
@@ -299,7 +299,7 @@ def test_short_legs_end_with_the_same_bits(finished, tmp_path):
     while not codes or codes[-1] == campaign.TO_BE_CONTINUED:
         minutes = 0.5 + 0.1 * len(codes)  # until it is enough for a slow machine to start in
         begun = time.monotonic()
-        options = ("--budget-minutes", minutes, "--margin-seconds", 2)
+        options = ("--stop-after", minutes, "--margin", 2)
         done = script("run", "--run-dir", run, *options)
         assert time.monotonic() - begun < 60 * minutes + 30
         codes.append(done.returncode if done.returncode != 2 else campaign.TO_BE_CONTINUED)

@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 
-from scan_tf import config
+from scan_tf import config, schema
 from scan_tf.errors import ConfigError
 from scan_tf.methods import catalog
 from scan_tf.methods.clustering import scan
@@ -294,7 +294,8 @@ def test_short_forms_of_data_and_optimizer():
     assert loaded.scan.optimizer == dataclasses.replace(config.OptimizerConfig(), name="sgd")
 
 
-@pytest.mark.parametrize("name", catalog.available())
+# The pretext `pretrained` trains nothing.
+@pytest.mark.parametrize("name", [n for n in catalog.available() if n != "pretrained"])
 def test_a_partial_section_keeps_the_other_defaults_of_its_owner(name):
     default = catalog.config_class("pretext", name)().optimizer
     assert default != config.OptimizerConfig()
@@ -315,3 +316,36 @@ def test_dump_and_load_give_the_same_config(tmp_path):
     assert load(tmp_path, text) == first
     assert set(yaml.safe_load(text)) == {f.name for f in dataclasses.fields(config.Config)}
     assert isinstance(yaml.safe_load(text)["augment"]["crop_scale"], list)
+
+
+# What a setting means
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [(s, n) for kind, s in catalog.SECTIONS.items() for n in catalog.available(kind)],
+)
+def test_every_setting_of_every_method_is_explained(section, name):
+    found = list(schema.describe(build({section: name})))
+    assert len({d.key for d in found}) == len(found) > 60
+    assert [d.key for d in found if not d.help or d.help[-1] == "." or d.help[0] == " "] == []
+
+
+def test_a_setting_in_words():
+    found = {d.key: d for d in schema.describe(build({"pretext": "moco"}))}
+    assert found["seed"].kind == f"integer 0 to {2**31 - 1}"
+    assert found["scan.optimizer.lr"].kind == "number > 0"
+    assert found["scan.heldout_fraction"].kind == "number > 0, <= 0.5"
+    assert found["pretext.queue_size"].kind == "integer >= 2, or null"
+    assert found["model.stem"].kind == "cifar | strided | stl | imagenet"
+    assert (found["augment.crop_scale"].kind, found["augment.crop_scale"].default) == (
+        "2 numbers",
+        "[0.2, 1]",
+    )
+    assert found["pretext.optimizer.lr"].default == "0.06"
+    assert found["pretext.momentum"].help == "of the key encoder"
+    # Replaced by the method with another default, explained by the class that it extends.
+    assert (found["pretext.epochs"].default, found["pretext.epochs"].help) == (
+        "200",
+        "passes over the images",
+    )

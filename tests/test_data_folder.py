@@ -156,3 +156,15 @@ def test_a_real_folder_of_photos(weather) -> None:
     np.testing.assert_array_equal(gray[..., 0], gray[..., 2])
     again = load(weather, image_size=32)
     np.testing.assert_array_equal(again.images, found.images)
+
+
+def test_small_images_are_named_for_what_enlarging_them_costs(tmp_path, caplog) -> None:
+    write(tmp_path, {"1.png": 1, "2.png": 2, "3.png": 3})
+    (tmp_path / "4.png").write_bytes(b"broken")
+    load(tmp_path, image_size=6)
+    assert "enlarged" not in caplog.text
+    load(tmp_path, image_size=12)
+    assert (
+        "most images are smaller than data.image_size=12, about 6 pixels: they are enlarged, and "
+        "every step costs 4.0 times as much as with data.image_size=6." in caplog.text
+    )

@@ -59,7 +59,7 @@ def test_a_config_loads_and_says_how_to_run_it(path):
     settings = config.load(path)
     assert settings.name == path.stem
     assert settings.data.name in sources.available()
-    assert f"scan-tf run --config configs/{path.name}" in path.read_text(encoding="utf-8")
+    assert f"scan-tf run --config {path.stem}" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import result_table
 import yaml
-from tiny_runs import copy, opened
+from tiny_runs import copy, opened, scan_tf
 
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.experiments import published_results
@@ -272,7 +272,8 @@ def test_only_what_is_between_the_markers_is_rewritten(run, folder, tmp_path):
 
 
 def test_the_readme_holds_the_table_of_the_results():
-    result_table.check(ROOT / "README.md", ROOT / "results")
+    for text in ("README.md", "docs/results.md"):
+        result_table.check(ROOT / text, ROOT / "results")
 
 
 def test_the_results_in_the_repository_are_small_texts_without_paths():
@@ -284,14 +285,14 @@ def test_the_results_in_the_repository_are_small_texts_without_paths():
         assert not re.search(r"/(tmp|home|root|work|mnt)/", file.read_text(encoding="utf-8"))
 
 
-def test_the_script_adds_and_checks(run, folder, tmp_path):
+def test_a_result_is_added_and_the_table_checked(run, folder, tmp_path, capsys):
     def script(*arguments) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(SCRIPT), *map(str, arguments), "--results", str(folder)]
         return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
-    done = script("add", run, "--name", "tiny", "--commit", "c0ffee", "--data-note", "squares")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"added: {folder / '2026-01-01-tiny'}\n"
+    options = ("--name", "tiny", "--commit", "c0ffee", "--data-note", "squares")
+    assert scan_tf("publish", run, *options, "--results", folder) == 0
+    assert capsys.readouterr().out == f"added: {folder / '2026-01-01-tiny'}\n"
     readme = tmp_path / "README.md"
     readme.write_text(f"{result_table.START}\n{result_table.END}\n")
     assert script("table", "--check", "--readme", readme).returncode == 2

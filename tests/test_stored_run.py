@@ -80,6 +80,21 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(stored, stage):
         np.testing.assert_allclose(resumed[name], values, err_msg=name, **TOLERANCE)
 
 
+def test_an_interrupted_stage_is_finished_with_what_it_has_learnt(stored, capsys):
+    run = stored / "run"
+    interrupt(stored, "selflabel")
+    begun = logged(run, "selflabel")
+    assert scan_tf("status", run) == 0
+    assert "selflabel  interrupted" in capsys.readouterr().out
+    assert scan_tf("run", "--run-dir", "run", "--finish") == 0
+    assert logged(run, "selflabel") == begun
+    record = json.loads((run / "status" / "selflabel.json").read_text(encoding="utf-8"))
+    assert 0 < record["result"]["finished_at_step"] < 100
+    assert (run / "export" / "saved_model.pb").exists()
+    assert scan_tf("run", "--run-dir", "run", "--finish") == 2
+    assert "--finish: no stage was interrupted while it trained" in capsys.readouterr().err
+
+
 def test_neighbours_are_mined_again(stored):
     run = stored / "run"
     with np.load(run / "neighbors" / "train.npz") as file:

@@ -195,6 +195,28 @@ def test_the_interrupt_key_is_a_signal_too(tmp_path):
     assert error.value.exit_code == 130
 
 
+def test_an_interrupted_stage_is_finished_with_what_it_has_learnt(tmp_path):
+    with pytest.raises(Interrupted):
+        toy(tmp_path, Stopping(toy_batches(), signal.SIGTERM, {11})).run()
+    loop = toy(tmp_path, finish=True)
+    loop.run()
+    state, record, text = outcome(loop)
+    assert int(loop.step) == 12
+    assert [json.loads(line)["step"] for line in text.splitlines()][-1] <= 12
+    assert record
+    # Where nothing was interrupted it trains as ever.
+    fresh = toy(tmp_path / "fresh", finish=True)
+    fresh.run()
+    assert int(fresh.step) == STEPS_PER_EPOCH * EPOCHS
+
+
+def test_a_stage_without_a_whole_epoch_is_not_finished(tmp_path):
+    with pytest.raises(Interrupted):
+        toy(tmp_path, Stopping(toy_batches(), signal.SIGTERM, {2})).run()
+    with pytest.raises(TrainingError, match=r"first epoch has not ended \(step 3 of 5\)"):
+        toy(tmp_path, finish=True).run()
+
+
 def killed(directory, step):
     """What the killed process runs: it saves at every step but never gets to the given one."""
     source = Stopping(toy_batches(), signal.SIGKILL, {step})
@@ -344,8 +366,9 @@ def test_the_time_to_compile_is_told(tmp_path, capsys):
     toy(tmp_path / "head", Short(), runtime=runtime, device=HEADS).run()
     toy(tmp_path / "head", Short(), runtime=runtime, device=HEADS).run()
     lines = re.findall(r"^  head: compiling .*$", capsys.readouterr().out, re.MULTILINE)
-    assert len(lines) == 1  # a run that has ended compiles nothing
-    assert re.fullmatch(r"  head: compiling \(XLA\) took \d+\.\d s", lines[0])
+    assert len(lines) == 2  # a run that has ended compiles nothing
+    assert lines[0] == "  head: compiling the training step (XLA) ..."
+    assert re.fullmatch(r"  head: compiling \(XLA\) took \d+\.\d s", lines[1])
 
 
 # What goes wrong in training

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy.names(
     {
         "ImageSet": "image_set",
         "available": "sources",
+        "from_array": "arrays",
         "load": "sources",
     },
 )

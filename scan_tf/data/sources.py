@@ -42,6 +42,16 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
     return _module(config).load(config, split)
 
 
+def check(config: DataConfig) -> None:
+    """Refuse images that are not where they should be, without reading them or loading TensorFlow.
+
+    Asks the function `check(config)` of the data set's module, where it has one. Raises as `load`.
+    """
+    check = getattr(_module(config), "check", None)
+    if check is not None:
+        check(config)
+
+
 def pretext_is_train(config: DataConfig) -> bool:
     """Whether "pretext" and "train" are the same images, which need not be loaded twice."""
     return bool(getattr(_module(config), "PRETEXT_IS_TRAIN", False))

@@ -7,7 +7,9 @@ is the same on every machine and in every run: shards are read one after the oth
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,6 +121,27 @@ def open_builder(name: str, data_dir: str | None) -> Any:
     if not builder.is_prepared():
         raise MissingDataError(_how_to_prepare(name, data_dir, builder.data_path))
     return builder
+
+
+def check(config: DataConfig, name: str | None = None) -> None:
+    """Refuse a set that is not prepared, where no more than a look at the folder is needed.
+
+    What tensorflow-datasets alone can tell (sets of other names) is left to `load`.
+
+    Args:
+        config: gives the name and the data directory.
+        name: in tensorflow-datasets; None: that of the config.
+
+    Raises:
+        MissingDataError: the set is not prepared; the message names the two ways to do it.
+    """
+    name = name or config.name.removeprefix("tfds:")
+    root = Path(config.path or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+    folder = root.expanduser() / name
+    if config.path is not None and not root.is_dir():
+        raise MissingDataError(f"{root}: no such folder (data.path).")
+    if name in _PREPARABLE and not any(folder.glob("**/dataset_info.json")):
+        raise MissingDataError(_how_to_prepare(name, config.path, folder))
 
 
 def read(

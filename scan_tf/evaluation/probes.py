@@ -90,7 +90,7 @@ def cross_validated_probe(
 
     splits = [*folds.split(features)]
     with _fitting(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = {"total": len(splits), "leave": False, "disable": not progress}
+        bar = {"total": len(splits), "leave": False, "disable": not progress or None}
         return sum(tqdm(pool.map(hits, splits), "linear probe", **bar)) / len(features)
 
 
@@ -176,7 +176,7 @@ def kmeans_scores(
         KMeans(num_clusters, n_init=1, random_state=seed + run, algorithm=how)
         .fit(fit_values)
         .cluster_centers_
-        for run in tqdm(range(restarts), progress, leave=False, disable=progress is None)
+        for run in tqdm(range(restarts), progress, leave=False, disable=progress is None or None)
     ]
     runs = [
         cluster_scores(labels, clusters, num_clusters=num_clusters, num_classes=num_classes)

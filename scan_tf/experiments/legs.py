@@ -20,15 +20,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from scan_tf import files, machine
-from scan_tf.errors import ConfigError, Interrupted, ScanError
+from scan_tf.errors import TO_BE_CONTINUED, ConfigError, Interrupted, ScanError
 from scan_tf.experiments import sweep
 from scan_tf.files import read_metrics
 from scan_tf.pipeline import stages
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES, TRAINED
 
-# Exit code of a leg that ended with its time (EX_TEMPFAIL of sysexits.h: try again).
-TO_BE_CONTINUED = 75
 # Seconds before the end at which a leg stops: a step, an epoch's scores, a save.
 MARGIN_S = 20.0
 JOURNAL = "campaign.jsonl"
@@ -63,8 +61,8 @@ def run(
     """
     if not 0 <= margin_s < budget_s:
         raise ConfigError(
-            f"--budget-minutes: {budget_s / 60:.3g} leave no time to work before the margin of "
-            f"{margin_s:.0f} s to stop and save. Give more, or a smaller --margin-seconds."
+            f"--stop-after: {budget_s / 60:.3g} leave no time to work before the margin of "
+            f"{margin_s:.0f} s to stop and save. Give more, or a smaller --margin."
         )
     start = time.monotonic() if start is None else start
     journal = Journal(run, start)
@@ -159,7 +157,7 @@ class TimeLimit:
     def _give_up(self) -> None:
         """End the process as a kill would; no file is ever half written under its name."""
         self.at_end("killed at the end of the budget")
-        print("\ncampaign: did not stop in time and was ended. Run it again.", file=sys.stderr)
+        print("\nscan-tf: did not stop in time and was ended. Run it again.", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(TO_BE_CONTINUED)

@@ -64,7 +64,7 @@ class Variant(Run):
         """Whether nothing is left to do."""
         return all(self.is_done(stage) for stage in self.stages)
 
-    def images(self, split: Split) -> ImageSet | None:  # type: ignore[override]
+    def images(self, split: Split) -> ImageSet | None:
         """The parent's, which are read once for all variants."""
         return self.parent.images(split)
 

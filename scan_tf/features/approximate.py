@@ -14,9 +14,9 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from annoy import AnnoyIndex
 from tqdm import tqdm
 
 from scan_tf import files
@@ -24,6 +24,9 @@ from scan_tf.config import NeighborsConfig
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.features.search import exact
 from scan_tf.machine import num_cpus
+
+if TYPE_CHECKING:
+    from annoy import AnnoyIndex
 
 # Queries that one thread takes at a time.
 _CHUNK = 256
@@ -43,6 +46,8 @@ def annoy_index(
         seed: of the trees.
         path: where the index is kept, with what it was made of beside it; None: nowhere.
     """
+    from annoy import AnnoyIndex
+
     index = AnnoyIndex(features.shape[1], "angular")
     digest = hashlib.blake2b(features.data, digest_size=16).hexdigest()
     shape = {"rows": features.shape[0], "columns": features.shape[1]}
@@ -99,7 +104,7 @@ def annoy(
 
     chunks = [range(low, min(low + _CHUNK, count)) for low in range(0, count, _CHUNK)]
     with ThreadPoolExecutor(threads or num_cpus()) as pool:
-        for _ in tqdm(pool.map(search, chunks), "annoy", len(chunks), disable=not progress):
+        for _ in tqdm(pool.map(search, chunks), "annoy", len(chunks), disable=not progress or None):
             pass
     # With a small search_k a query can end with fewer than k candidates.
     short = np.flatnonzero(found[:, -1] < 0)
@@ -135,13 +140,13 @@ def hnsw(features: np.ndarray, k: int, *, seed: int, progress: bool = False) -> 
     index = library.Index("ip", features.shape[1])
     index.init_index(count, M=_LINKS, ef_construction=_EF_CONSTRUCTION, random_seed=seed)
     chunks = [slice(low, low + _HNSW_CHUNK) for low in range(0, count, _HNSW_CHUNK)]
-    for rows in tqdm(chunks, "hnsw index", disable=not progress):
+    for rows in tqdm(chunks, "hnsw index", disable=not progress or None):
         index.add_items(features[rows], np.arange(count)[rows])
     index.set_ef(max(_EF, 2 * k))
     try:
         found = [
             index.knn_query(features[rows], k)[0]
-            for rows in tqdm(chunks, "hnsw", disable=not progress)
+            for rows in tqdm(chunks, "hnsw", disable=not progress or None)
         ]
     except RuntimeError as error:
         raise DataError(

@@ -54,7 +54,8 @@ def embed(
     size = min(batch_size, count)
     parts = []
     starts = range(0, count, size)
-    for start in tqdm(starts, progress, unit="batch", disable=progress is None, leave=False):
+    hidden = True if progress is None else None  # None: where the output is no terminal
+    for start in tqdm(starts, progress, unit="batch", disable=hidden, leave=False):
         rows = np.arange(start, start + size).clip(max=count - 1)
         pixels = tf.convert_to_tensor(images.images[rows])
         parts.append(forward(pixels, tf.constant(start, tf.int32)).numpy())

@@ -63,7 +63,8 @@ def exact(bank: np.ndarray, queries: np.ndarray, k: int, *, progress: bool = Fal
     block = min(_MAX_BLOCK, max(_MIN_BLOCK, _BLOCK_VALUES // (threads * len(bank))))
     blocks = [queries[low : low + block] for low in range(0, len(queries), block)]
     with _full_float32(), ThreadPoolExecutor(threads) as pool:
-        done = tqdm(pool.map(search, blocks), "exact search", len(blocks), disable=not progress)
+        bar = {"total": len(blocks), "disable": not progress or None}
+        done = tqdm(pool.map(search, blocks), "exact search", **bar)
         found = [(np.empty((0, k), np.int32), np.empty((0, k), np.float32)), *done]
     indices, products = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return indices, products

@@ -123,7 +123,13 @@ class Pretext(Task):
         backbone: the network to train, already built.
         projection_dim: size P of the projection, for methods that have one.
         num_images: size N of the training set, for methods with a memory bank.
+
+    Attributes:
+        passes: how often each image goes through the backbone in a step, forward and back (forward
+            alone: a third), for estimates of time; None: as many times as it has views.
     """
+
+    passes: float | None = None
 
     @abc.abstractmethod
     def __init__(

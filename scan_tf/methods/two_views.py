@@ -11,14 +11,22 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class TwoViewConfig(PretextConfig):
-    """How the two views differ, beside what `augment` says of both.
+    """How the two views differ, beside what `augment` says of both."""
 
-    `blur`, `solarize`: probabilities of Gaussian blur and of solarisation in the first and in the
-    second view (BYOL, appendix B: 1 and 0.1, 0 and 0.2, on images of 224 pixels).
-    """
-
-    blur: tuple[float, float] = setting((0.0, 0.0), low=0, high=1)
-    solarize: tuple[float, float] = setting((0.0, 0.0), low=0, high=1)
+    blur: tuple[float, float] = setting(
+        (0.0, 0.0),
+        low=0,
+        high=1,
+        help="probability of Gaussian blur in the first and in the second view (BYOL, appendix B: "
+        "1 and 0.1, on images of 224 pixels)",
+    )
+    solarize: tuple[float, float] = setting(
+        (0.0, 0.0),
+        low=0,
+        high=1,
+        help="probability of solarisation in the first and in the second view (BYOL, appendix B: 0 "
+        "and 0.2)",
+    )
 
     def views(self, first: str = "a", second: str = "b") -> dict[str, View]:
         """Both views under the names that the method gives them."""

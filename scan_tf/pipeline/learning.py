@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from scan_tf.config import TrainConfig
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import ConfigError
 from scan_tf.methods.task import Task
+from scan_tf.pipeline import status
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.stage import TRAINED
 from scan_tf.training.loader import Loader, Order
 from scan_tf.training.loop import Batches, EpochHook, Trainer
 
@@ -51,7 +54,16 @@ def train(
     hook: EpochHook | None = None,
 ) -> None:
     """Train to the end; raises as `Trainer.run` does."""
+    stage = next((stage for stage in TRAINED if run.folder(stage) == folder), None)
     trainer = Trainer(
-        task, loader, config, folder, runtime=run.config.runtime, device=run.device, hook=hook
+        task,
+        loader,
+        config,
+        folder,
+        runtime=run.config.runtime,
+        device=run.device,
+        hook=hook,
+        finish=stage is not None and stage == run.finish,
+        when_known=functools.partial(status.tell, run, stage) if stage else None,
     )
     trainer.run()

@@ -15,7 +15,9 @@ from scan_tf.features.embedding import embed
 from scan_tf.methods.task import Pretext
 from scan_tf.models.weights import save_weights
 from scan_tf.pipeline import build, features, learning
+from scan_tf.pipeline.preview import Preview
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.training.loop import EpochHook
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -25,8 +27,10 @@ def run(run: Run) -> dict[str, Any]:
     if not task.views:
         return _fit(run, task)
     loader = learning.new_loader(run, "pretext", images, task)
-    monitor = KnnMonitor(run, task) if config.knn_every else None
-    learning.train(run, config, folder, task, loader, hook=monitor)
+    hook: EpochHook | None = KnnMonitor(run, task) if config.knn_every else None
+    if run.config.evaluate.pictures:
+        hook = Preview(run, task, hook)
+    learning.train(run, config, folder, task, loader, hook=hook)
     save_weights(folder / "weights.npz", task.networks)
     return {"images": len(images)}
 

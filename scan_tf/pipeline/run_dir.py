@@ -83,13 +83,20 @@ class Run:
         root: the run directory; created when missing.
 
     Attributes:
-        device: the resolved runtime settings.
+        finish: a stage that is to end with what it has learnt so far; None: none.
     """
+
+    finish: str | None = None
 
     def __init__(self, settings: config.Config, root: Path):
         self.config = settings
         self.root = root
-        self.device = machine.resolve(settings.runtime)
+        self._images: dict[Split, ImageSet | None] = {}
+
+    @functools.cached_property
+    def device(self) -> machine.Device:
+        """The resolved runtime settings; they are the first thing that loads TensorFlow."""
+        return machine.resolve(self.config.runtime)
 
     @classmethod
     def open(cls, root: Path, overrides: Iterable[str] = ()) -> Run:
@@ -114,10 +121,15 @@ class Run:
         sequence = np.random.SeedSequence([self.config.seed, number, again])
         return int(sequence.generate_state(1)[0] >> 1)
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - a run lives as long as the program
     def images(self, split: Split) -> ImageSet | None:
         """A split of the data set, read once; None where there is none."""
-        return sources.load(self.config.data, split)
+        if split not in self._images:
+            self._images[split] = sources.load(self.config.data, split)
+        return self._images[split]
+
+    def share_images(self, other: Run) -> None:
+        """Use what another run has read of the same images."""
+        self._images = other._images
 
     @property
     def pretext_images(self) -> ImageSet:

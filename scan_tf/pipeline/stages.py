@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from scan_tf.config import Config
-from scan_tf.pipeline import evaluate
+from scan_tf.pipeline import evaluate, sizes, status, summary
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES
 
@@ -37,12 +37,10 @@ def run_all(run: Run) -> None:
     """`run` for a run directory that is open already; raises as it does."""
     if not run.is_done("pretext"):
         # Refuse now what a later stage would refuse, after hours of training.
-        train = run.train_images
-        evaluated = evaluate.images_of(run, evaluate.evaluated_split(run))
-        print(
-            f"{train.name}: {len(train):,} images to train on, {len(evaluated):,} to evaluate, "
-            f"{run.num_clusters} clusters"
-        )
+        test = run.images("test")
+        for line in summary.lines(run, evaluate.images_of(run, evaluate.evaluated_split(run))):
+            print(line)
+        sizes.check(run.config, len(run.train_images), None if test is None else len(test))
     for stage in STAGES:
         run_stage(run, stage)
 
@@ -61,6 +59,10 @@ def run_stage(run: Run, stage: str) -> None:
     with run.working(stage) as result:
         keras.utils.set_random_seed(run.seed(stage))
         result.update(module.run(run))
+        if run.finish == stage:
+            steps = status.steps(run.folder(stage))
+            print(f"  finished at step {steps['step']:,} of {steps['total']:,}")
+            result["finished_at_step"] = steps["step"]
 
 
 def evaluate_split(run: Run, split: str) -> None:

@@ -12,15 +12,13 @@ import contextlib
 import json
 import math
 import signal
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from scan_tf import files
 from scan_tf.config import RuntimeConfig, TrainConfig
@@ -33,6 +31,7 @@ from scan_tf.training.calls import Call, Calls, scalars
 from scan_tf.training.loader import Inputs
 from scan_tf.training.optim import Optimizer, Schedule
 from scan_tf.training.profiler import profiled
+from scan_tf.training.progress import Progress
 
 
 class Batches(Protocol):
@@ -71,6 +70,8 @@ class Trainer:
         runtime: logging, checkpointing and profiling.
         device: whether the step is compiled by XLA.
         hook: called after every epoch.
+        finish: make no step where there is a checkpoint; what it holds is the result.
+        when_known: called once with the `Progress`, when the rate means something.
     """
 
     def __init__(
@@ -83,9 +84,13 @@ class Trainer:
         runtime: RuntimeConfig,
         device: Device,
         hook: EpochHook | None = None,
+        finish: bool = False,
+        when_known: Callable[[Progress], None] | None = None,
     ):
         self.task, self.loader, self.config = task, loader, config
         self.directory, self.runtime, self.hook = directory, runtime, hook
+        self._finish, self._when_known = finish, when_known
+        self._progress: Progress | None = None
         self.optimizer = Optimizer(
             config.optimizer, task.trainable_variables, task.constant_rate_variables
         )
@@ -133,24 +138,37 @@ class Trainer:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the state has been saved.
-            TrainingError: the loss is not finite.
+            TrainingError: the loss is not finite, or there is no whole epoch to finish with.
         """
         start = self._restore()
         steps_per_epoch = self.loader.steps_per_epoch
-        saved = time.monotonic()
-        with _Signals() as signals, self._progress(start) as bar, self._writer() as writer:
+        if self._finish and start:
+            if start < steps_per_epoch:
+                raise TrainingError(
+                    f"{self.directory}: the first epoch has not ended (step {start} of "
+                    f"{steps_per_epoch}), so that there is nothing to finish with yet."
+                )
+            with Progress(self.directory, self.total_steps, start, shown=False):
+                return
+        saved, shown = time.monotonic(), self.runtime.progress
+        progress = Progress(
+            self.directory, self.total_steps, start, shown=shown, when_known=self._when_known
+        )
+        with _Signals() as signals, progress, self._writer() as writer:
+            self._progress = progress
             steps = self.steps(start)
             if self.runtime.profile:
                 steps = profiled(steps, self.directory / "profile")
             for step, metrics in steps:
                 self._window.append(metrics)
-                bar.update(step - bar.n)
+                progress.update(step)
                 epoch, position = divmod(step, steps_per_epoch)
                 if step % self.runtime.log_every == 0 or position == 0:
                     row = self._means(step)
                     if position == 0 and self.hook is not None:
                         row |= self.hook(epoch)
-                    self._write(row, bar, writer)
+                    self._write(row, writer)
+                    progress.log(row)
                 due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
                 if due or signals.received or step == self.total_steps:
                     self._save(step)
@@ -164,12 +182,13 @@ class Trainer:
 
     def steps(self, start: int) -> Iterator[Call]:
         """Make the steps from `start` on; after each call, how many are done and its metrics."""
-        inputs, began = self.loader.inputs(start, self.total_steps), time.monotonic()
+        inputs, progress = self.loader.inputs(start, self.total_steps), self._progress
+        how = "XLA" if self.calls.jit else "no XLA"
+        if progress and start < self.total_steps:
+            progress.announce(how)
         for number, call in enumerate(self.calls(inputs, start, self.total_steps)):
-            if number == 0 and self.runtime.progress:
-                how = "XLA" if self.calls.jit else "no XLA"
-                took = time.monotonic() - began
-                tqdm.write(f"  {self.directory.name}: compiling ({how}) took {took:.1f} s")
+            if progress and number == 0:
+                progress.compiled(how)
             yield call
 
     @property
@@ -221,27 +240,13 @@ class Trainer:
             )
         return rows
 
-    def _write(
-        self, row: dict[str, float], bar: tqdm, writer: tf.summary.SummaryWriter | None
-    ) -> None:
+    def _write(self, row: dict[str, float], writer: tf.summary.SummaryWriter | None) -> None:
         with open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "epoch", "lr")]
-        bar.set_postfix_str(" ".join(shown), refresh=False)
         if writer is not None:
             with writer.as_default(step=int(row["step"])):
                 for name, value in row.items():
                     tf.summary.scalar(name, value)
-
-    def _progress(self, start: int) -> tqdm:
-        return tqdm(
-            total=self.total_steps,
-            initial=start,
-            desc=self.directory.name,
-            unit="step",
-            disable=not self.runtime.progress,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-        )
 
     @contextlib.contextmanager
     def _writer(self) -> Iterator[tf.summary.SummaryWriter | None]:

@@ -28,3 +28,8 @@ PRETEXT_IS_TRAIN = True
 def load(config: DataConfig, split: Split) -> ImageSet | None:
     """Load a split; "pretext" is "train". Raises MissingDataError: not prepared."""
     return tfds.load_set("cifar10", config, split, mean=MEAN, std=STD)
+
+
+def check(config: DataConfig) -> None:
+    """Raise MissingDataError where the set is not prepared."""
+    tfds.check(config, "cifar10")

@@ -59,3 +59,8 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
     return tfds.load_set(
         "cifar100", config, split, name="cifar20", label="coarse_label", mean=MEAN, std=STD
     )
+
+
+def check(config: DataConfig) -> None:
+    """Raise MissingDataError where the set is not prepared."""
+    tfds.check(config, "cifar100")

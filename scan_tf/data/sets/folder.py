@@ -12,6 +12,7 @@ Sub-folders are labels, which serve evaluation only. Where the layout leaves a c
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from scan_tf.errors import ConfigError, DataError, MissingDataError
 
 # A compromise between what a photo shows and what a CPU can train on.
 DEFAULT_SIZE = 64
+# Files whose size is looked at before all are read.
+_SAMPLE = 100
 _TEST_NAMES = ("test", "val", "validation")
 _log = logging.getLogger(__name__)
 
@@ -57,7 +60,9 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
     if not files:
         raise DataError(f"{root}: no images. Looked for {', '.join(sorted(SUFFIXES))} in it.")
     names = _class_names([r for r in (train, test) if r is not None])
-    images, kept, skipped = _read_all(files, config.image_size or DEFAULT_SIZE)
+    size = config.image_size or DEFAULT_SIZE
+    _warn_of_small(root, files, size)
+    images, kept, skipped = _read_all(files, size)
     errors = list(skipped.values())
     report_unreadable(errors, len(files), where=f"{root}: ", allowed=not config.strict)
     ids = {name: i for i, name in enumerate(names)}
@@ -73,6 +78,13 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
         paths=tuple(map(str, kept)),
         skipped=tuple(map(str, skipped)),
     )
+
+
+def check(config: DataConfig) -> None:
+    """Refuse a folder that is not there or holds no images; raises as `load`."""
+    train, _ = _find_splits(config.path)
+    if not list_images([train]):
+        raise DataError(f"{train}: no images. Looked for {', '.join(sorted(SUFFIXES))} in it.")
 
 
 def _find_splits(path: str | None) -> tuple[Path, Path | None]:
@@ -111,6 +123,23 @@ def _class_names(roots: Sequence[Path]) -> tuple[str, ...]:
 def _class_of(path: Path, root: Path) -> str | None:
     first, *rest = path.relative_to(root).parts
     return first if rest else None
+
+
+def _warn_of_small(root: Path, files: Sequence[Path], size: int) -> None:
+    """Warn where most images, of a sample, are enlarged: that costs and shows nothing more."""
+    from PIL import Image
+
+    sides = []
+    for file in files[:: -(-len(files) // _SAMPLE)]:
+        with contextlib.suppress(Exception), Image.open(file) as image:  # reported when it is read
+            sides.append(min(image.size))
+    side = int(np.median(sides)) if sides else size
+    if side < size:
+        _log.warning(
+            "%s: most images are smaller than data.image_size=%d, about %d pixels: they are "
+            "enlarged, and every step costs %.1f times as much as with data.image_size=%d.",
+            *(root, size, side, (size / side) ** 2, side),
+        )
 
 
 def _read_all(

@@ -33,3 +33,8 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
         MissingDataError: the set is not prepared on this machine.
     """
     return tfds.load_set("stl10", config, split, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def check(config: DataConfig) -> None:
+    """Raise MissingDataError where the set is not prepared."""
+    tfds.check(config, "stl10")

@@ -18,10 +18,12 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(ScanConfig):
-    """`entropy_weight`: lambda of equation 2."""
+    """The paper's settings."""
 
     name: str = "scan"
-    entropy_weight: float = setting(5.0, low=0)
+    entropy_weight: float = setting(
+        5.0, low=0, help="lambda of equation 2: how much it matters that every cluster is used"
+    )
 
 
 class Method(Clustering):

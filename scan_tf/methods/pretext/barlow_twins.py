@@ -19,11 +19,7 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(TwoViewConfig):
-    """SGD for CIFAR at batch 512 in place of LARS, and a projector of two layers.
-
-    `redundancy_weight`: lambda (section 4.2). `hidden`, `dim`: widths of the projector (the
-    paper: three layers of 8192).
-    """
+    """SGD for CIFAR at batch 512 in place of LARS, and a projector of two layers."""
 
     name: str = "barlow_twins"
     epochs: int = setting(200, low=1)
@@ -31,9 +27,13 @@ class Config(TwoViewConfig):
     optimizer: OptimizerConfig = OptimizerConfig(
         "sgd", lr=0.24, l2=5e-4, schedule="cosine", final_fraction=0.0
     )
-    redundancy_weight: float = setting(0.0051, low=0)
-    hidden: int = setting(2048, low=1)
-    dim: int = setting(2048, low=2)
+    redundancy_weight: float = setting(0.0051, low=0, help="lambda (section 4.2)")
+    hidden: int = setting(
+        2048, low=1, help="width of the projector's hidden layer (the paper: two of 8192)"
+    )
+    dim: int = setting(
+        2048, low=2, help="width of the projector's last layer (the paper: 8192)"
+    )
 
 
 class Method(Pretext):

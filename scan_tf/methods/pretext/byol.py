@@ -23,11 +23,7 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(TwoViewConfig):
-    """SGD for CIFAR at batch 512 in place of LARS, and heads of a quarter of the paper's width.
-
-    `momentum`: of the target at the start; it goes to 1 along a cosine (section 3.2), or stays.
-    `hidden`, `dim`: widths of projector and predictor (the paper: 4096, 256).
-    """
+    """SGD for CIFAR at batch 512 in place of LARS, and heads of a quarter of the paper's width."""
 
     name: str = "byol"
     epochs: int = setting(200, low=1)
@@ -35,10 +31,16 @@ class Config(TwoViewConfig):
     optimizer: OptimizerConfig = OptimizerConfig(
         "sgd", lr=0.24, l2=5e-4, schedule="cosine", final_fraction=0.0
     )
-    momentum: float = setting(0.99, low=0, high=1)
-    momentum_schedule: Literal["cosine", "constant"] = "cosine"
-    hidden: int = setting(1024, low=1)
-    dim: int = setting(256, low=2)
+    momentum: float = setting(0.99, low=0, high=1, help="of the target at the start")
+    momentum_schedule: Literal["cosine", "constant"] = setting(
+        "cosine", help="whether the momentum goes to 1 along a cosine (section 3.2) or stays"
+    )
+    hidden: int = setting(
+        1024, low=1, help="hidden width of projector and predictor (the paper: 4096)"
+    )
+    dim: int = setting(
+        256, low=2, help="width of what projector and predictor give (the paper: 256)"
+    )
 
 
 class Method(Pretext):
@@ -48,6 +50,8 @@ class Method(Pretext):
         target: backbone and projector that follow the trained ones; not saved with the weights.
         updates: how many there have been, int64.
     """
+
+    passes = 2 + 2 / 3
 
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Literal
 
 from scan_tf.methods.pretext import simclr
+from scan_tf.schema import setting
 
 Method = simclr.Method
 
@@ -18,4 +19,4 @@ class Config(simclr.Config):
     """SimCLR's settings with another `loss`."""
 
     name: str = "dcl"
-    loss: Literal["ntxent", "dcl", "dclw"] = "dcl"
+    loss: Literal["ntxent", "dcl", "dclw"] = setting("dcl")

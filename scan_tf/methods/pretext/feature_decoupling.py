@@ -23,11 +23,7 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(PretextConfig):
-    """RotNet's schedule, as every image is seen in four rotations; the paper's loss.
-
-    `negatives`, `temperature`, `momentum`: of the memory, as in `nce` (the paper: 4,096, 0.07,
-    0.5). `feature`: which part neighbours are found by.
-    """
+    """RotNet's schedule, as every image is seen in four rotations; the paper's loss."""
 
     name: str = "feature_decoupling"
     epochs: int = setting(200, low=1)
@@ -35,10 +31,17 @@ class Config(PretextConfig):
     optimizer: OptimizerConfig = OptimizerConfig(
         "sgd", lr=0.1, nesterov=True, l2=5e-4, schedule="cosine"
     )
-    temperature: float = setting(0.07, above=0)
-    momentum: float = setting(0.5, low=0, high=1)
-    negatives: int | None = setting(None, low=1)
-    feature: Literal["whole", "invariant"] = "whole"
+    temperature: float = setting(0.07, above=0, help="divides the similarities")
+    momentum: float = setting(0.5, low=0, high=1, help="of the memory")
+    negatives: int | None = setting(
+        None,
+        low=1,
+        help="images that each one is told from, drawn anew in every step; null: all (the paper: "
+        "4,096)",
+    )
+    feature: Literal["whole", "invariant"] = setting(
+        "whole", help="which part neighbours are found by"
+    )
 
 
 class Method(Pretext):
@@ -51,6 +54,8 @@ class Method(Pretext):
     """
 
     views = {"image": View("simclr")}
+
+    passes = 4
 
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int

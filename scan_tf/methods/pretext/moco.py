@@ -30,16 +30,7 @@ _QUEUE_SIZE = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Config(TwoViewConfig):
-    """The official settings for CIFAR-10, with the head and the temperature of Chen et al.
-
-    `queue_size`: keys of earlier batches, in whole steps; null: 4,096, or what fits into half of
-    the images, so that few images meet a key of themselves. `momentum`: of the key encoder.
-    `hidden`: width of the projection head; null: as wide as the backbone's feature.
-    `symmetric`: both views serve as query and as key, at twice the cost; the losses are added.
-    `batch_norm_groups`: parts of the batch that are normalised apart, other ones for the keys
-    than for the queries, so that no query can tell its key by the company (He et al., section
-    3.3, "Shuffling BN"; 8 in the notebook).
-    """
+    """The official settings for CIFAR-10, with the head and the temperature of Chen et al."""
 
     name: str = "moco"
     epochs: int = setting(200, low=1)
@@ -47,12 +38,27 @@ class Config(TwoViewConfig):
     optimizer: OptimizerConfig = OptimizerConfig(
         "sgd", lr=0.06, l2=5e-4, schedule="cosine", final_fraction=0.0
     )
-    temperature: float = setting(0.2, above=0)
-    momentum: float = setting(0.99, low=0, high=1)
-    queue_size: int | None = setting(None, low=2)
-    hidden: int | None = setting(None, low=1)
-    symmetric: bool = False
-    batch_norm_groups: int = setting(1, low=1)
+    temperature: float = setting(0.2, above=0, help="divides the similarities")
+    momentum: float = setting(0.99, low=0, high=1, help="of the key encoder")
+    queue_size: int | None = setting(
+        None,
+        low=2,
+        help="keys of earlier batches, in whole steps; null: 4,096, or what fits into half of the "
+        "images, so that few images meet a key of themselves",
+    )
+    hidden: int | None = setting(
+        None, low=1, help="width of the projection head; null: as wide as the backbone's feature"
+    )
+    symmetric: bool = setting(
+        False, help="both views serve as query and as key, at twice the cost; the losses are added"
+    )
+    batch_norm_groups: int = setting(
+        1,
+        low=1,
+        help="parts of the batch that are normalised apart, other ones for the keys than for the "
+        "queries, so that no query can tell its key by the company (He et al., section 3.3, "
+        "Shuffling BN; 8 in the notebook)",
+    )
 
     def __post_init__(self) -> None:
         """Check the fields, and that the queue holds whole batches."""
@@ -83,6 +89,8 @@ class Method(Pretext):
             statistics of its own and is not saved with the weights.
         queue: float32 `[Q, P]`, unit rows, the oldest first; random ones at the start.
     """
+
+    passes = 1 + 1 / 3
 
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int

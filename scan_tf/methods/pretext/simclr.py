@@ -22,23 +22,27 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(TwoViewConfig):
-    """SCAN's settings.
-
-    `symmetric`: both views serve as anchors (the SimCLR paper); false: only the first does.
-    `loss`: NT-Xent; `dcl`, which keeps the positive out of the denominator; `dclw`, which also
-    weights dissimilar positives up, the more so the smaller `sigma` is (Yeh et al., ECCV 2022).
-    `hidden`: width of the projection head; null: as wide as the backbone's feature.
-    """
+    """SCAN's settings."""
 
     name: str = "simclr"
     epochs: int = setting(500, low=1)
     batch_size: int = setting(512, low=2)
     optimizer: OptimizerConfig = OptimizerConfig("sgd", lr=0.4, schedule="cosine")
-    temperature: float = setting(0.1, above=0)
-    symmetric: bool = True
-    loss: Literal["ntxent", "dcl", "dclw"] = "ntxent"
-    sigma: float = setting(0.5, above=0)
-    hidden: int | None = setting(None, low=1)
+    temperature: float = setting(0.1, above=0, help="divides the similarities")
+    symmetric: bool = setting(
+        True, help="both views serve as anchors (the SimCLR paper); false: only the first does"
+    )
+    loss: Literal["ntxent", "dcl", "dclw"] = setting(
+        "ntxent",
+        help="ntxent; dcl, which keeps the positive out of the denominator; dclw, which also "
+        "weights dissimilar positives up (Yeh et al., ECCV 2022)",
+    )
+    sigma: float = setting(
+        0.5, above=0, help="of dclw: the smaller, the more dissimilar positives weigh"
+    )
+    hidden: int | None = setting(
+        None, low=1, help="width of the projection head; null: as wide as the backbone's feature"
+    )
 
 
 class Method(Pretext):

@@ -20,11 +20,7 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(TwoViewConfig):
-    """The paper's settings for CIFAR-10 (appendix D): a rate of 0.03 per 256 images.
-
-    `dim`: width of both layers of the projector. `bottleneck`: hidden width of the predictor.
-    `constant_predictor_lr`: the predictor learns at the full rate to the end (section 4.2).
-    """
+    """The paper's settings for CIFAR-10 (appendix D): a rate of 0.03 per 256 images."""
 
     name: str = "simsiam"
     epochs: int = setting(200, low=1)
@@ -32,9 +28,11 @@ class Config(TwoViewConfig):
     optimizer: OptimizerConfig = OptimizerConfig(
         "sgd", lr=0.06, l2=5e-4, schedule="cosine", final_fraction=0.0
     )
-    dim: int = setting(2048, low=2)
-    bottleneck: int = setting(512, low=1)
-    constant_predictor_lr: bool = True
+    dim: int = setting(2048, low=2, help="width of both layers of the projector")
+    bottleneck: int = setting(512, low=1, help="hidden width of the predictor")
+    constant_predictor_lr: bool = setting(
+        True, help="the predictor learns at the full rate to the end (section 4.2)"
+    )
 
 
 class Method(Pretext):

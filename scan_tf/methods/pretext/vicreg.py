@@ -19,10 +19,7 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(TwoViewConfig):
-    """The paper's weights (section 4.2); SGD for CIFAR in place of LARS, an expander of two layers.
-
-    `hidden`, `dim`: widths of the expander (the paper: three layers of 8192).
-    """
+    """The paper's weights (section 4.2); SGD in place of LARS, an expander of two layers."""
 
     name: str = "vicreg"
     epochs: int = setting(200, low=1)
@@ -31,11 +28,17 @@ class Config(TwoViewConfig):
         "sgd", lr=0.12, l2=5e-4, schedule="cosine", final_fraction=0.0
     )
     solarize: tuple[float, float] = setting((0.0, 0.1), low=0, high=1)
-    invariance_weight: float = setting(25.0, low=0)
-    variance_weight: float = setting(25.0, low=0)
-    covariance_weight: float = setting(1.0, low=0)
-    hidden: int = setting(2048, low=1)
-    dim: int = setting(2048, low=2)
+    invariance_weight: float = setting(25.0, low=0, help="lambda: how much the views agree")
+    variance_weight: float = setting(25.0, low=0, help="mu: how much each dimension varies")
+    covariance_weight: float = setting(
+        1.0, low=0, help="nu: how little two dimensions tell of each other"
+    )
+    hidden: int = setting(
+        2048, low=1, help="width of the expander's hidden layer (the paper: two of 8192)"
+    )
+    dim: int = setting(
+        2048, low=2, help="width of the expander's last layer (the paper: 8192)"
+    )
 
 
 class Method(Pretext):

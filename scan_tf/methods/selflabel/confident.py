@@ -22,16 +22,19 @@ from scan_tf.schema import setting
 
 @dataclasses.dataclass(frozen=True)
 class Config(SelfLabelConfig):
-    """The paper's settings.
-
-    `threshold`: confidence that a label must exceed. `balanced`: weight each class by the inverse
-    of its share. `ema`: decay of the moving average of the weights that is kept in the end; 0: off.
-    """
+    """The paper's settings."""
 
     name: str = "confident"
-    threshold: float = setting(0.99, low=0, high=1)
-    balanced: bool = True
-    ema: float = setting(0.0, low=0, high=1)
+    threshold: float = setting(
+        0.99, low=0, high=1, help="confidence that a label must exceed to be learnt from"
+    )
+    balanced: bool = setting(True, help="weight each class by the inverse of its share")
+    ema: float = setting(
+        0.0,
+        low=0,
+        high=1,
+        help="decay of the moving average of the weights that is kept in the end; 0: none",
+    )
 
 
 class Method(SelfLabel):

@@ -1,116 +1,24 @@
-"""The program `scan-tf`. The scripts in `scripts/` call the same functions."""
+"""The commands that make something of images: the stages, sweeps, imports, predictions."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import sys
-from collections.abc import Sequence
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scan_tf import __version__
-from scan_tf.errors import ConfigError, Interrupted, ScanError
+from scan_tf.cli.arguments import add_run_arguments, open_run
+from scan_tf.errors import TO_BE_CONTINUED, ConfigError, MissingDataError
 from scan_tf.pipeline.stage import STAGES, TRAINED
 
 if TYPE_CHECKING:
     from scan_tf.pipeline.run_dir import Run
 
 _ALL = "run"
-_GO_ON = "Run the same command, without --redo, to go on."
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program.
-
-    Args:
-        argv: arguments; None: those of the process.
-
-    Returns:
-        0 done, 2 bad input or config, 3 data missing, 130 or 143 interrupted and resumable.
-    """
-    parser = _parser()
-    arguments = parse(parser, argv)
-    if getattr(arguments, "seeds", None) is not None:
-        _sort_seeds(parser, arguments)
-    signal.signal(signal.SIGTERM, _terminate)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        arguments.function(arguments)
-    except ScanError as error:
-        print(f"scan-tf: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"scan-tf: {error}", file=sys.stderr)
-        return ScanError.exit_code
-    except KeyboardInterrupt:
-        print(f"scan-tf: interrupted. {_GO_ON}", file=sys.stderr)
-        return 130
-    return 0
-
-
-def stage_main(stage: str) -> int:
-    """The program of `scripts/<stage>.py`: the arguments of `scan-tf <stage>`."""
-    return main([stage, *sys.argv[1:]])
-
-
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse arguments; overrides may stand before, between and after the options."""
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and not (hasattr(arguments, "overrides") and all(map(_is_override, rest))):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        arguments.overrides += rest
-    return arguments
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say which run; see `open_run`."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML of the experiment")
-    parser.add_argument(
-        "--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/NAME)"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scan.epochs=20")
-
-
-def open_run(arguments: argparse.Namespace) -> Run:
-    """The run that the arguments name; its own config where no other is given.
-
-    Raises:
-        ConfigError: neither is named, or a setting is bad.
-    """
-    from scan_tf import config as settings
-    from scan_tf.pipeline.run_dir import Run
-
-    path, root = arguments.config, arguments.run_dir
-    if path is None and root is None:
-        raise ConfigError("--config: give a YAML file, or --run-dir of an existing run.")
-    if path is None:
-        return Run.open(root, arguments.overrides)
-    config = settings.load(path, arguments.overrides)
-    return Run(config, root or Path("runs") / config.name)
-
-
-def _sort_seeds(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Tell the seeds after --seeds from overrides that follow them."""
-    arguments.overrides += [text for text in arguments.seeds if _is_override(text)]
-    seeds = [text for text in arguments.seeds if not _is_override(text)]
-    if not seeds or not all(text.isdecimal() for text in seeds):
-        parser.error(f"--seeds: expected whole numbers, got '{' '.join(seeds)}'")
-    arguments.seeds = [int(text) for text in seeds]
-
-
-def _is_override(text: str) -> bool:
-    return "=" in text and not text.startswith("-")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scan-tf", description="Learn to classify images without labels (SCAN)."
-    )
-    parser.add_argument("--version", action="version", version=f"scan-tf {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def add(commands: Any) -> None:
+    """Add the commands."""
     texts = {_ALL: "all stages, from images to the exported classifier"}
     for name, text in (texts | {s.name: s.help for s in STAGES.values()}).items():
         stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
@@ -128,6 +36,35 @@ def _parser() -> argparse.ArgumentParser:
                 help="write a profile of a few training steps, for TensorBoard",
             )
         stage.set_defaults(function=_run_stages)
+    run = commands.choices[_ALL]
+    run.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="fit the epochs of all stages to so many minutes on this machine",
+    )
+    run.add_argument(
+        "--finish",
+        action="store_true",
+        help="end the stage that was interrupted with what it has learnt so far, and go on",
+    )
+    run.add_argument(
+        "--stop-after",
+        type=float,
+        metavar="MINUTES",
+        help="stop with everything saved before so many minutes are over; the same command goes "
+        f"on (exit code {TO_BE_CONTINUED})",
+    )
+    run.add_argument(
+        "--margin",
+        type=float,
+        default=20,
+        metavar="SECONDS",
+        help="so long before that the stages are told to stop (default: 20)",
+    )
+    run.add_argument(
+        "--seeds", nargs="+", metavar="N", help="then repeat the clustering with these seeds"
+    )
     commands.choices["evaluate"].add_argument(
         "--split", metavar="NAME", help="score another split than evaluate.split, beside it"
     )
@@ -144,7 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_import_torch(commands)
     _add_predict(commands)
     _add_prepare(commands)
-    return parser
 
 
 def _add_sweep(commands: Any) -> None:
@@ -201,58 +137,99 @@ def _add_prepare(commands: Any) -> None:
     prepare.set_defaults(function=_prepare)
 
 
-def _run_stages(arguments: argparse.Namespace) -> None:
-    if getattr(arguments, "seeds", None):
-        _repeat(arguments)
-        return
-    from scan_tf.pipeline import stages
-
+def _run_stages(arguments: argparse.Namespace) -> int:
+    if arguments.command == "evaluate" and arguments.seeds:
+        return _repeat(arguments)
+    start = time.monotonic()
     if getattr(arguments, "profile", False):
         arguments.overrides.append("runtime.profile=true")
     run = open_run(arguments)
+    from scan_tf.pipeline import stages
+
     if arguments.redo:
         run.redo(arguments.redo)
     if getattr(arguments, "split", None):
         stages.evaluate_split(run, arguments.split)
-        return
+        return 0
     if getattr(arguments, "format", None) == "torch":
         from scan_tf.pipeline import porting
 
         print(f"PyTorch checkpoints: {porting.export_torch(run)}")
-        return
+        return 0
     if arguments.command == _ALL:
-        stages.run_all(run)
+        if not _run_all(run, arguments, start):
+            print(f"to be continued by the same command: {run.root}")
+            return TO_BE_CONTINUED
     else:
         stages.run_stage(run, arguments.command)
     if arguments.command in (_ALL, "evaluate"):
         print(f"\nreport and pictures: {run.folder('evaluate')}")
     if arguments.command in (_ALL, "export"):
         print(f"SavedModel: {run.folder('export')}")
+    return 0
+
+
+def _run_all(run: Run, arguments: argparse.Namespace, start: float) -> bool:
+    """All stages, within a time limit where one is given; whether they are done."""
+    from scan_tf.pipeline import sizes, stages, timing
+
+    if arguments.config is not None:  # that of a run directory has been fitted
+        given = {text.partition("=")[0] for text in arguments.overrides}
+        run.config, notes = sizes.fitted(run.config, len(run.train_images), given=given)
+        for note in notes:
+            print(f"{note}: there are only {len(run.train_images)} images")
+    if arguments.minutes is not None:
+        timing.fit(run, 60 * arguments.minutes, start)
+    if arguments.finish:
+        timing.finish(run)
+    if arguments.stop_after is None and not arguments.seeds:
+        stages.run_all(run)
+        return True
+    from scan_tf.experiments import legs, sweep
+
+    if arguments.stop_after is None:
+        stages.run_all(run)
+        sweep.repeat(run, arguments.seeds)
+        return True
+    return legs.run(
+        run,
+        budget_s=60 * arguments.stop_after,
+        margin_s=arguments.margin,
+        seeds=arguments.seeds or (),
+        start=start,
+    )
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
-    from scan_tf.experiments import sweep, variants
+    from scan_tf.experiments import variants
 
     arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
     how = {"seeds": arguments.seeds, "name": arguments.name}
-    sweep.run(open_run(arguments), axes, fixed, selflabel=not arguments.no_selflabel, **how)
+    run = open_run(arguments)
+    from scan_tf.experiments import sweep
+
+    sweep.run(run, axes, fixed, selflabel=not arguments.no_selflabel, **how)
 
 
-def _repeat(arguments: argparse.Namespace) -> None:
-    from scan_tf.experiments import sweep, variants
+def _repeat(arguments: argparse.Namespace) -> int:
+    from scan_tf.experiments import variants
 
     if arguments.redo or arguments.split:
         raise ConfigError("--seeds: goes without --redo and --split. Try evaluate.split=train.")
     arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
     if axes:
         raise ConfigError(f"{[*axes][0]}: has several values; those are for scan-tf sweep.")
-    sweep.repeat(open_run(arguments), arguments.seeds, fixed)
+    run = open_run(arguments)
+    from scan_tf.experiments import sweep
+
+    sweep.repeat(run, arguments.seeds, fixed)
+    return 0
 
 
 def _import_torch(arguments: argparse.Namespace) -> None:
+    run = open_run(arguments)
     from scan_tf.pipeline import porting
 
-    run = open_run(arguments)
     stage = porting.import_checkpoint(
         run, arguments.file, stage=arguments.stage, head=arguments.head, redo=arguments.redo
     )
@@ -260,6 +237,13 @@ def _import_torch(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    from scan_tf import lazy
+    from scan_tf.data.images import list_images
+
+    if not arguments.run_dir.is_dir():
+        raise MissingDataError(f"{arguments.run_dir}: no such folder. Give the directory of a run.")
+    list_images(arguments.paths)
+    lazy.load_tensorflow()
     from scan_tf.pipeline.prediction import predict
 
     predict(
@@ -273,14 +257,11 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    from scan_tf import lazy
+
+    if not arguments.source.is_dir():
+        raise MissingDataError(f"{arguments.source}: no such folder (--from).")
+    lazy.load_tensorflow()
     from scan_tf.data.prepare import prepare
 
     print(f"prepared: {prepare(arguments.source, arguments.name, arguments.data_dir)}")
-
-
-def _terminate(number: int, _: object) -> None:
-    raise Interrupted(number, f"terminated. {_GO_ON}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
