@@ -14,9 +14,10 @@ from scan_tf.evaluation import consensus
 from scan_tf.evaluation.consensus import Consensus
 from scan_tf.features.embedding import embed, head_probs
 from scan_tf.features.neighbors import restrict
+from scan_tf.methods import catalog
 from scan_tf.models.backbone import Backbone
 from scan_tf.models.frozen import Frozen
-from scan_tf.models.heads import ClusterHeads, new_heads
+from scan_tf.models.heads import ClusterHeads
 from scan_tf.models.weights import load_weights, save_weights
 from scan_tf.pipeline import build, features, learning, neighbors
 from scan_tf.pipeline.run_dir import Run
@@ -42,10 +43,13 @@ def run(run: Run) -> Result:
     checked = validation(run)
     held_out = checked.held_out
     kept = train.subset(~held_out) if held_out.any() else train
-    order = learning.new_order(run, "scan", len(kept), restrict(indices, ~held_out))
+    near = restrict(indices, ~held_out)
+    if not catalog.method_class("clustering", config.name).draws_itself:
+        near = near[:, 1:]
+    order = learning.new_order(run, "scan", len(kept), near)
 
     backbone = build.trained_pretext(run).backbone
-    heads = new_heads(backbone, config.num_heads, run.num_clusters)
+    heads = build.new_heads(run, backbone, config.num_heads)
     if config.head_epochs:
         _warm_up_heads(run, backbone, heads, kept, ~held_out, order)
     cached = isinstance(backbone, Frozen) or (config.freeze_backbone and config.cached_views > 0)
