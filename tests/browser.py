@@ -68,6 +68,14 @@ class Browser:
         mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}}
         self._ask("POST", "/actions", {"actions": [{**mouse, "actions": [move]}]})
 
+    def touch(self, *places: tuple[float, float]) -> None:
+        """Put a finger down, move it along the places in the window, and lift it."""
+        moves = [{"type": "pointerMove", "x": round(x), "y": round(y), "duration": 50}
+                 for x, y in places]  # fmt: skip
+        actions = [moves[0], {"type": "pointerDown"}, *moves[1:], {"type": "pointerUp"}]
+        finger = {"type": "pointer", "id": "finger", "parameters": {"pointerType": "touch"}}
+        self._ask("POST", "/actions", {"actions": [{**finger, "actions": actions}]})
+
     def picture(self, path: Path) -> None:
         """Save what the window shows as PNG."""
         path.write_bytes(base64.b64decode(self._ask("GET", "/screenshot")))

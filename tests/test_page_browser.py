@@ -92,6 +92,41 @@ def test_hovering_over_the_map_shows_the_image(browser, path):
     until(lambda: browser.run("return document.querySelector('#hover').hidden"))
 
 
+def test_a_finger_taps_moves_and_scrolls(browser, path):
+    browser.open(path, **PHONE)
+    browser.run("document.querySelector('.map').scrollIntoView({block: 'center'})")
+    box = browser.run(
+        "const b = document.querySelector('.map canvas').getBoundingClientRect();"
+        "return [b.left, b.top, b.width, b.height]"
+    )
+    middle = box[0] + box[2] / 2, box[1] + box[3] / 2
+    says = "return document.querySelector('#map-says').textContent.trim()"
+    offsets = iter([(0, 0)] + [(k * 25 - 100, k * 10 - 40) for k in range(9)])
+
+    def tapped() -> object:
+        x, y = next(offsets)
+        browser.touch((middle[0] + x, middle[1] + y))
+        return browser.run(says)
+
+    until(tapped)
+    assert not browser.run("return document.querySelector('#hover').hidden")
+    assert browser.run("return document.querySelectorAll('dialog[open]').length") == 0
+    before = browser.run("return scrollY")
+    browser.touch(middle, (middle[0], middle[1] - 60), (middle[0], middle[1] - 160))
+    until(lambda: browser.run("return scrollY") > before)
+
+
+def test_an_image_is_shown_on_the_map(browser, path):
+    browser.open(path, **DESK)
+    browser.click("#c2 .strip button")
+    until(lambda: browser.run("return document.querySelector('#one').open"))
+    name = browser.run("return document.querySelector('#one-name').textContent").strip()
+    browser.click("#one .actions button:last-child")
+    says = "return document.querySelector('#map-says').textContent.trim()"
+    assert until(lambda: browser.run(says)).startswith(name)
+    assert browser.run("return document.activeElement.tagName") == "CANVAS"
+
+
 def test_the_map_by_keyboard(browser, path):
     browser.open(path, **DESK)
     browser.run("document.querySelector('.map canvas').focus()")

@@ -371,7 +371,10 @@ const map = arrays.coordinates && (() => {
     if (event.pointerType === "touch") showCard(found, event.clientX, event.clientY); else open(found);
   });
   canvas.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
-  canvas.addEventListener("pointerleave", hideCard);
+  // A finger leaves when it is lifted; what it tapped stays until the next touch or scroll.
+  canvas.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "mouse") hideCard();
+  });
   canvas.addEventListener("wheel", (event) => {
     // Without Ctrl the page scrolls on, until the map was clicked.
     if (document.activeElement !== canvas && !event.ctrlKey) return;
@@ -428,6 +431,7 @@ const map = arrays.coordinates && (() => {
   };
 })();
 addEventListener("scroll", hideCard, { passive: true });
+addEventListener("pointerdown", hideCard);
 addEventListener("beforeprint", () => {
   for (const fold of document.querySelectorAll("details")) fold.open = true;
 });
