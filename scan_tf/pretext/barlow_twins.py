@@ -23,7 +23,7 @@ from scan_tf.two_views import TwoViewConfig
 class Config(TwoViewConfig):
     """SGD for CIFAR at batch 512 in place of LARS, and a projector of two layers.
 
-    `redundancy_weight`: lambda (section 4.2). `hidden`, `dim`: widths of the projector (the
+    `redundancy_weight`: lambda (official code). `hidden`, `dim`: widths of the projector (the
     paper: three layers of 8192).
     """
 
