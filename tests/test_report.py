@@ -15,6 +15,7 @@ from tiny_runs import CLASSES, PER_CLASS, copy, opened, scan_tf, snapshot
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import StageError
 from scan_tf.evaluation import report
+from scan_tf.evaluation.assignments import Clustering
 from scan_tf.features import neighbors
 from scan_tf.pipeline import build, evaluate, stages
 from scan_tf.pipeline.run_dir import Run
@@ -45,14 +46,14 @@ def read(folder) -> dict:
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
-def clustering(rng, count: int, clusters: int) -> report.Clustering:
+def clustering(rng, count: int, clusters: int) -> Clustering:
     """Of networks that were never trained."""
     probs = rng.dirichlet(np.full(clusters, 0.2), count).astype(np.float32)
     features = rng.standard_normal((count, 6)).astype(np.float32)
-    return report.Clustering("scan", "SCAN", probs, features, teaches=True)
+    return Clustering("scan", "SCAN", probs, features, teaches=True)
 
 
-def write(work: Run, found: report.Clustering, split: str = "test") -> dict:
+def write(work: Run, found: Clustering, split: str = "test") -> dict:
     """What `report.write` writes of this clustering and the run's pretext."""
     images, folder = evaluate.images_of(work, split), evaluate.folder_of(work, split)
     scores = evaluate.score(work, images, build.trained_pretext(work))

@@ -12,8 +12,8 @@ import dataclasses
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import normalized_mutual_info_score
 
+from scan_tf.evaluation.head_scores import pairwise_nmi
 from scan_tf.evaluation.metrics import match
 
 # Features of unit length are multiplied by this, so that the regression's penalty is a light one.
@@ -62,15 +62,11 @@ def of_heads(probs: np.ndarray, *, seed: int) -> Consensus:
         aligned = np.zeros_like(head)
         aligned[:, mapping] = head
         support += aligned[np.arange(len(clusters)), clusters]
-    choices = probs.argmax(axis=2)
-    pairs = [
-        normalized_mutual_info_score(choices[i], choices[j])
-        for i in range(heads)
-        for j in range(i + 1, heads)
-    ]
-    to_all = [normalized_mutual_info_score(choice, clusters) for choice in choices]
-    agreement = float(np.mean(pairs)) if pairs else 1.0
-    return Consensus(clusters, support / heads, agreement, float(np.std(to_all)))
+    choices = np.concatenate([probs.argmax(axis=2), clusters[None]])
+    nmi = pairwise_nmi(np.eye(num_clusters, dtype=np.float32)[choices])
+    others = nmi[:-1, :-1].sum() - heads
+    agreement = float(others / (heads * (heads - 1))) if heads > 1 else 1.0
+    return Consensus(clusters, support / heads, agreement, float(nmi[-1, :-1].std()))
 
 
 def classifier(

@@ -18,8 +18,9 @@ from scan_tf.data import sources
 from scan_tf.data.image_set import SPLITS, ImageSet, Split
 from scan_tf.errors import StageError
 from scan_tf.evaluation import probes, report
+from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.knn import knn_accuracy
-from scan_tf.evaluation.report import Clustering, Report
+from scan_tf.evaluation.report import Report
 from scan_tf.features.embedding import head_probs
 from scan_tf.files import read_metrics
 from scan_tf.methods.task import Pretext
@@ -49,6 +50,7 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
         clusterings,
         facts(run, images, score(run, images, pretext)),
         config=run.config.evaluate,
+        root=None if run.config.data.path is None else Path(run.config.data.path),
         curves={s: read_metrics(run.folder(s) / "metrics.jsonl") for s in STAGES},
     )
     last = clusterings[-1]
@@ -116,6 +118,8 @@ def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
         "pretext": baselines["pretext"],
         "kmeans_features": baselines["kmeans_features"],
         "kmeans_pixels": baselines["kmeans_pixels"],
+        "kmeans_colors": baselines["kmeans_colors"],
+        "heads": _heads(records["scan"].result),
         "scan": None,
         "selflabel": None,
         "wall_time_s": {s: r.wall_time_s if r.has_begun else None for s, r in records.items()},
@@ -170,7 +174,26 @@ def score(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]
     on_pixels = probes.kmeans_scores(
         train.images, images.images, images.labels, **how, progress=bar
     )
-    return {"pretext": scores, "kmeans_features": on_features, "kmeans_pixels": on_pixels}
+    bar = _bar(run, "k-means on colours")
+    on_colors = probes.kmeans_scores(
+        probes.color_histograms(train.images),
+        probes.color_histograms(images.images),
+        images.labels,
+        **how,
+        progress=bar,
+    )
+    return {
+        "pretext": scores,
+        "kmeans_features": on_features,
+        "kmeans_pixels": on_pixels,
+        "kmeans_colors": on_colors,
+    }
+
+
+def _heads(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How far the cluster heads agree, where the stage has looked at that."""
+    keys = ("combine", "agreement", "spread")
+    return {key: result[key] for key in keys} if "agreement" in result else None
 
 
 def _embedded(run: Run, pretext: Pretext, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from scan_tf.pipeline.stage import STAGES, labels
 # Beside the clusterings: what is scored in `report.json`, and what it is called.
 _BASELINES = {
     "kmeans_pixels": "k-means on pixels",
+    "kmeans_colors": "k-means on colours",
     "kmeans_features": "k-means on pretext features",
 }
 
@@ -47,7 +48,7 @@ def write(
         probs,
         features,
         name=Path(path).resolve().name if (path := run.config.data.path) else images.name,
-        scores={name: found[key] for key, name in scored.items() if found[key]},
+        scores={name: found[key] for key, name in scored.items() if found.get(key)},
         stages=[
             _facts(run, stage) for stage in found["wall_time_s"] if run.record(stage).has_begun
         ],
