@@ -21,6 +21,7 @@ from scan_tf.evaluation import probes, report
 from scan_tf.evaluation.knn import knn_accuracy
 from scan_tf.evaluation.report import Clustering, Report
 from scan_tf.features.embedding import head_probs
+from scan_tf.features.map2d import layout
 from scan_tf.files import read_metrics
 from scan_tf.methods.task import Pretext
 from scan_tf.pipeline import build, features, neighbors, result_page
@@ -42,7 +43,8 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
     clusterings = [_clustering(run, stage, images) for stage in run.clusterings()]
     # Where the clustering was imported there is no pretext.
     pretext = build.trained_pretext(run) if run.is_done("pretext") else None
-    folder = folder_of(run, split)
+    folder, last = folder_of(run, split), clusterings[-1]
+    points = layout(last.features, run.config.seed, run.config.evaluate.map_points)
     found = report.write(
         folder,
         images,
@@ -50,9 +52,9 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
         facts(run, images, score(run, images, pretext)),
         config=run.config.evaluate,
         curves={s: read_metrics(run.folder(s) / "metrics.jsonl") for s in STAGES},
+        points=points,
     )
-    last = clusterings[-1]
-    result_page.write(run, images, last.probs, last.features, folder)
+    result_page.write(run, images, last, points, folder)
     print(report.table(found, labels()))
     return {"split": split}
 
