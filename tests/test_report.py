@@ -17,6 +17,7 @@ from scan_tf.errors import StageError
 from scan_tf.evaluation import report
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.features import neighbors
+from scan_tf.features.map2d import layout
 from scan_tf.pipeline import build, evaluate, stages
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import labels
@@ -64,6 +65,7 @@ def write(work: Run, found: Clustering, split: str = "test") -> dict:
         evaluate.facts(work, images, scores),
         config=work.config.evaluate,
         curves={},
+        points=layout(found.features, 0, work.config.evaluate.map_points),
     )
     assert read(folder) == written
     return written

@@ -37,7 +37,7 @@ def write(folder, rng, images: ImageSet, features: np.ndarray, **changes) -> Par
         "stages": [page.StageFacts("scan", "clustering", 3.0, [{"epoch": 1, "loss": 2.0}])],
         "settings": "seed: 0\n",
         "environment": {"python": "3"},
-        "map_points": 30,
+        "points": layout(features, 0, 30),
         "seed": 0,
     }
     report_page.write(folder / "r.html", images, probs, features, **(options | changes))

@@ -18,7 +18,6 @@ from scan_tf.data.image_set import ImageSet
 from scan_tf.evaluation import assignments, calibration, charts, metrics, pictures
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.text import percent
-from scan_tf.features.map2d import embed_2d
 from scan_tf.files import write_text
 
 _SHEET_IMAGES = 36
@@ -60,6 +59,7 @@ def write(
     *,
     config: EvaluateConfig,
     curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    points: np.ndarray,
     root: Path | None = None,
 ) -> Report:
     """Score the clusterings, and write `report.json`, tables and pictures.
@@ -71,6 +71,7 @@ def write(
         report: all but the scores of the clusterings.
         config: whether there are pictures, and of how many images the map is.
         curves: rows of the metrics of each stage that trained, for the pictures.
+        points: float32 [N,2], the images in the plane; see `map2d.layout`.
         root: the folder of the images, to which their paths are given.
 
     Returns:
@@ -85,7 +86,9 @@ def write(
     if config.pictures:
         _draw_charts(folder, clusterings, scores, report["pretext"])
         charts.training_curves(folder / "curves.png", {s: r for s, r in curves.items() if r})
-        _draw(folder, images, clusterings[-1], seed=report["seed"], map_points=config.map_points)
+        count = min(config.map_points, len(images))
+        some = np.random.default_rng(report["seed"]).choice(len(images), count, replace=False)
+        _draw(folder, images, clusterings[-1], points, some)
     return report
 
 
@@ -195,9 +198,9 @@ def _draw_charts(
 
 
 def _draw(
-    folder: Path, images: ImageSet, clustering: Clustering, *, seed: int, map_points: int
+    folder: Path, images: ImageSet, clustering: Clustering, points: np.ndarray, some: np.ndarray
 ) -> None:
-    """Pictures of the clusters of one clustering."""
+    """Pictures of the clusters of one clustering; `some`: rows of the images on the map."""
     clusters, confidence = clustering.clusters, clustering.confidence
     names, mapping = _cluster_names(images, clusters, clustering.probs.shape[1])
     sizes = np.bincount(clusters, minlength=len(names))
@@ -207,11 +210,9 @@ def _draw(
     examples = [images.images[i] if i >= 0 else None for i in chosen]
     pictures.prototypes(folder / "prototypes.png", examples, names)
     _contact_sheets(folder / "clusters", images, clusters, confidence, names)
-    count = min(map_points, len(images))
-    sample = np.random.default_rng(seed).choice(len(images), count, replace=False)
-    points = embed_2d(clustering.features[sample], seed)
-    labels = None if images.labels is None else images.labels[sample]
-    pictures.feature_map(folder / "map.png", points, clusters[sample], labels, images.class_names)
+    labels = None if images.labels is None else images.labels[some]
+    on_map = points[some], clusters[some]
+    pictures.feature_map(folder / "map.png", *on_map, labels, images.class_names)
     if images.labels is not None:
         predicted = metrics.to_classes(clusters, mapping)
         known = predicted >= 0

@@ -15,7 +15,6 @@ from scan_tf.evaluation import page
 from scan_tf.evaluation.page_data import PageData, StageFacts
 from scan_tf.evaluation.remarks import remarks
 from scan_tf.features import duplicates, neighbors
-from scan_tf.features.map2d import layout
 
 # Neighbours in which near duplicates are looked for, where none were mined.
 _NEIGHBORS = 5
@@ -32,7 +31,7 @@ def write(
     stages: Sequence[StageFacts],
     settings: str,
     environment: Mapping[str, Any],
-    map_points: int,
+    points: np.ndarray,
     seed: int,
     mined: neighbors.Neighbors | None = None,
     cluster_names: Sequence[str] | None = None,
@@ -49,8 +48,8 @@ def write(
         stages: that led to it.
         settings: as YAML.
         environment: versions and hardware.
-        map_points: images that t-SNE lays out; the others go beside the nearest of them.
-        seed: of the map.
+        points: float32 [N,2], the images in the plane; see `map2d.layout`.
+        seed: of the neighbours, and of the choice of images where there are too many.
         mined: neighbours of these images; None: they are mined from the features.
         cluster_names: C names, "" for a cluster without one.
     """
@@ -73,7 +72,7 @@ def write(
             cluster_names=cluster_names,
             probs=probs,
             features=features,
-            coordinates=layout(features, seed, map_points),
+            coordinates=points,
             labels=images.labels,
             class_names=images.class_names,
             scores=scores,

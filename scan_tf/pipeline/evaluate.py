@@ -22,6 +22,7 @@ from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.knn import knn_accuracy
 from scan_tf.evaluation.report import Report
 from scan_tf.features.embedding import head_probs
+from scan_tf.features.map2d import layout
 from scan_tf.files import read_metrics
 from scan_tf.methods.task import Pretext
 from scan_tf.pipeline import build, features, neighbors, result_page
@@ -43,7 +44,8 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
     clusterings = [_clustering(run, stage, images) for stage in run.clusterings()]
     # Where the clustering was imported there is no pretext.
     pretext = build.trained_pretext(run) if run.is_done("pretext") else None
-    folder = folder_of(run, split)
+    folder, last = folder_of(run, split), clusterings[-1]
+    points = layout(last.features, run.config.seed, run.config.evaluate.map_points)
     found = report.write(
         folder,
         images,
@@ -52,9 +54,9 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
         config=run.config.evaluate,
         root=None if run.config.data.path is None else Path(run.config.data.path),
         curves={s: read_metrics(run.folder(s) / "metrics.jsonl") for s in STAGES},
+        points=points,
     )
-    last = clusterings[-1]
-    result_page.write(run, images, last.probs, last.features, folder)
+    result_page.write(run, images, last, points, folder)
     print(report.table(found, labels()))
     return {"split": split}
 

@@ -12,6 +12,7 @@ from scan_tf import config
 from scan_tf.data.image_set import ImageSet
 from scan_tf.evaluation import report_page
 from scan_tf.evaluation.page_data import StageFacts
+from scan_tf.evaluation.report import Clustering
 from scan_tf.features import neighbors
 from scan_tf.files import read_metrics
 from scan_tf.pipeline.run_dir import Run
@@ -26,15 +27,15 @@ _BASELINES = {
 
 
 def write(
-    run: Run, images: ImageSet, probs: np.ndarray, features: np.ndarray, folder: Path
+    run: Run, images: ImageSet, clustering: Clustering, points: np.ndarray, folder: Path
 ) -> None:
     """Write `report.html` beside `report.json`.
 
     Args:
         run: the run.
         images: the N evaluated images.
-        probs: cluster probabilities float32 [N,C] of the last clustering.
-        features: float32 [N,D] of its backbone.
+        clustering: the last one of them.
+        points: float32 [N,2], the images in the plane.
         folder: of the evaluation, with its `report.json`.
     """
     found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -45,8 +46,8 @@ def write(
     report_page.write(
         folder / "report.html",
         images,
-        probs,
-        features,
+        clustering.probs,
+        clustering.features,
         name=Path(path).resolve().name if (path := run.config.data.path) else images.name,
         scores={name: found[key] for key, name in scored.items() if found.get(key)},
         stages=[
@@ -54,7 +55,7 @@ def write(
         ],
         settings=config.dump(run.config),
         environment=_environment(run),
-        map_points=run.config.evaluate.map_points,
+        points=points,
         seed=run.config.seed,
         mined=mined,
     )
