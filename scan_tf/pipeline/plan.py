@@ -109,8 +109,8 @@ def within(config: Config, pretext: Seen, budget_s: float) -> Config:
     least = rest + sum(epoch_s.values())
     if least > budget_s:
         raise ConfigError(
-            f"--minutes: {budget_s / 60:.3g} are too few: one epoch of each stage takes about "
-            f"{duration(least)} here. Give more, fewer images or a smaller model."
+            f"--minutes: too few: one epoch of each stage takes about {duration(least)} here, and "
+            f"{duration(max(0, budget_s))} are left. Give more, fewer images or a smaller model."
         )
     training = sum(s * getattr(config, stage).epochs for stage, s in epoch_s.items())
     share = (budget_s - rest) / training

@@ -102,7 +102,7 @@ def train_heads(
         from scan_tf.pipeline import stages
 
         asked = {**settings, "scan": {"num_clusters": num_clusters} | settings.get("scan", {})}
-        run = _copy(learned.run, asked, verbose)
+        run = _copy(learned.run, asked, verbose, without="neighbors")
         with run.working("neighbors") as result:
             folder = run.folder("neighbors")
             mining.save(folder / "train.npz", neighbors)
@@ -129,7 +129,7 @@ def self_label(clustered: Fitted, *, verbose: bool = False, **settings: Any) -> 
     with at_work(verbose):
         from scan_tf.pipeline import stages
 
-        run = _copy(clustered.run, settings, verbose)
+        run = _copy(clustered.run, settings, verbose, without="selflabel")
         stages.run_stage(run, "selflabel")
         return _fitted(run, "selflabel")
 
@@ -140,12 +140,13 @@ def _fitted(run: Run, stage: str) -> Fitted:
     return Fitted(run, *build.trained_clusters(run, stage), {}, keep_run=stage == "scan")
 
 
-def _copy(run: Run, settings: dict[str, Any], verbose: bool) -> Run:
-    """A run of its own with all that this one has done."""
+def _copy(run: Run, settings: dict[str, Any], verbose: bool, *, without: str) -> Run:
+    """A run of its own with what this one has done before a stage."""
     root = _temporary()
     shutil.copytree(run.root, root, dirs_exist_ok=True)
     new = Run(with_settings(run.config, settings, verbose=verbose, kept=False), root)
     new.share_images(run)
+    new.redo(without)
     weakref.finalize(new, shutil.rmtree, root, ignore_errors=True)
     return new
 

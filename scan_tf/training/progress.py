@@ -102,8 +102,8 @@ class Progress:
         self._bar.update(step - self._bar.n)
         if self.shown and self._bar.disable and now - self._told > _LINE_S:
             self._told = now
-            share = f"{step:,} of {self.total:,} ({step / self.total:.0%})"
-            print(f"  {self.name}: step {share}, {self._text()}", flush=True)
+            share = f"step {step:,} of {self.total:,} ({step / self.total:.0%})"
+            print(f"  {self.name}: {', '.join(filter(None, (share, self._text())))}", flush=True)
 
     def rate(self) -> float | None:
         """Steps per second since the first call; None while that means nothing."""
