@@ -11,8 +11,8 @@ import numpy as np
 from scan_tf import config
 from scan_tf.data.image_set import ImageSet
 from scan_tf.evaluation import report_page
+from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.page_data import StageFacts
-from scan_tf.evaluation.report import Clustering
 from scan_tf.features import neighbors
 from scan_tf.files import read_metrics
 from scan_tf.pipeline.run_dir import Run
