@@ -5,5 +5,9 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["scan_tf", "scan_tf.*"]), "scan_tf.recipes"],
     package_dir={"scan_tf.recipes": "configs"},
-    package_data={"*": ["py.typed", "static/*"], "scan_tf.recipes": ["*.yaml"]},
+    package_data={
+        "*": ["py.typed"],
+        "scan_tf.evaluation": ["*.html", "*.css", "*.js"],
+        "scan_tf.recipes": ["*.yaml"],
+    },
 )

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scan_tf import reading
-from scan_tf.errors import ConfigError
 from scan_tf.reading import dump as dump
 from scan_tf.reading import split_override as split_override
 from scan_tf.reading import to_dict as to_dict
-from scan_tf.schema import Section, chosen, did_you_mean, setting, show
+from scan_tf.schema import Section, chosen, setting
 
-_RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50")
+_POLICIES = ("none", "simclr", "strong", "weak")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +53,8 @@ class ModelConfig(Section):
 
     backbone: str = setting(
         "resnet18",
-        help=f"{', '.join(_RESNETS)}, or the dotted name of a module with a function `build` "
-        "like theirs",
+        names=("resnet10", "resnet18", "resnet34", "resnet50"),
+        help="a ResNet, or the dotted name of a module with a function `build` like theirs",
     )
     stem: Literal["cifar", "strided", "stl", "imagenet"] = setting(
         "cifar", help="the first layers, by the size of the images that they were made for"
@@ -64,13 +63,6 @@ class ModelConfig(Section):
     projection_dim: int = setting(
         128, low=2, high=4096, help="dimensions of the pretext's projection, P"
     )
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        if "." not in self.backbone and self.backbone not in _RESNETS:
-            hint = did_you_mean(self.backbone, _RESNETS)
-            raise ConfigError(f"backbone: {show(self.backbone)} is not a choice. {hint}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +181,10 @@ class ScanConfig(TrainConfig):
         None, low=2, help="clusters, C; null: the number of classes, where the data set knows it"
     )
     num_heads: int = setting(1, low=1, help="cluster heads, H, of which the best one is kept")
-    augmentation: Literal["strong", "simclr", "weak", "none"] = setting(
-        "strong", help="policy of the views"
+    augmentation: str = setting(
+        "strong",
+        names=_POLICIES,
+        help="policy of the views, or the dotted name of a function that makes one",
     )
     freeze_backbone: bool = setting(
         False, help="train the heads alone; the backbone stays in inference mode, without gradient"
@@ -210,6 +204,10 @@ class ScanConfig(TrainConfig):
     heldout_fraction: float = setting(
         0.1, above=0, high=0.5, help="share of the training images that heldout sets aside"
     )
+    combine: Literal["best_head", "consensus"] = setting(
+        "best_head",
+        help="the head of the lowest selection loss, or a classifier of what all heads agree on",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,8 +219,10 @@ class SelfLabelConfig(TrainConfig):
         200, low=0, help="passes over the images; 0 leaves the stage out of the run"
     )
     batch_size: int = setting(1000, low=2)
-    augmentation: Literal["strong", "simclr", "weak", "none"] = setting(
-        "strong", help="policy of the views that learn"
+    augmentation: str = setting(
+        "strong",
+        names=_POLICIES,
+        help="policy of the views that learn, or the dotted name of a function that makes one",
     )
 
 

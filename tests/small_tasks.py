@@ -23,7 +23,7 @@ from scan_tf.config import (
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from scan_tf.machine import Device
 from scan_tf.methods import catalog
-from scan_tf.methods.clustering import scan
+from scan_tf.methods.clustering import scan, temi
 from scan_tf.methods.selflabel import confident
 from scan_tf.methods.task import Task
 from scan_tf.models import resnet
@@ -45,7 +45,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr_dclw": ("simclr", {"loss": "dclw"}),
 }
 PRETEXTS = [*catalog.available(), *VARIANTS]
-NAMES = [*PRETEXTS, "scan", "scan_heads", "scan_frozen", "scan_cached", "selflabel"]
+NAMES = [*PRETEXTS, "scan", "scan_heads", "scan_frozen", "scan_cached", "temi", "selflabel"]
 # Heads are as wide as the papers', which makes them slower than the small network.
 NARROW = {"hidden": 24, "dim": 16, "bottleneck": 8}
 
@@ -75,6 +75,10 @@ def make(name: str, dtype: str = "float32") -> Task:
     if name == "selflabel":
         # New networks are not sure of anything; a third is more than any cluster's even share.
         return confident.Method(confident.Config(threshold=0.3, ema=0.9), network, heads)
+    if name == "temi":
+        config = temi.Config()
+        heads = temi.Method.new_heads(config, network.feature_dim, 3, CLUSTERS)
+        return temi.Method(config, network, heads, cached=True)
     frozen = name in ("scan_frozen", "scan_cached")
     config = scan.Config(freeze_backbone=frozen)
     return scan.Method(config, network, heads, cached=name == "scan_cached")

@@ -371,3 +371,23 @@ STATISTICS = (
     lambda views: np.abs(np.diff(views, axis=1)).mean((1, 2, 3)),
     lambda views: views[:, :, :8].mean((1, 2, 3)) - views[:, :, 8:].mean((1, 2, 3)),
 )
+
+
+# Policies of somebody else's
+
+
+def test_a_policy_by_a_dotted_name(tmp_path, monkeypatch):
+    (tmp_path / "my_views.py").write_text(
+        "def darker(config, size, mean, factor=0.5):\n"
+        "    return lambda images, seed: images[:, :size, :size] * factor\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    policy = make("my_views.darker", AugmentConfig(), size=3, mean=(0, 0, 0), factor=0.25)
+    images = tf.ones([2, 4, 4, 3])
+    np.testing.assert_array_equal(policy(images, tf.constant([0, 1])), np.full((2, 3, 3, 3), 0.25))
+    for name in ("my_views.lighter", "no_views.darker"):
+        with pytest.raises(ConfigError, match=f"^augmentation '{name}' cannot be imported"):
+            make(name, AugmentConfig(), size=3, mean=(0, 0, 0))
+    with pytest.raises(ConfigError, match="is of the device: set augment.backend: device"):
+        host.make("my_views.darker", AugmentConfig(), size=3, mean=(0, 0, 0))

@@ -110,7 +110,7 @@ def test_a_later_pack_of_a_run_shares_what_is_finished(finished, tmp_path):
     begun = begin(copy(finished, tmp_path / "begun"), "selflabel")
     _, *first = packs.pack(begun, tmp_path / "pack", part_mib=0.02)
     state = arrays(begun / "selflabel" / "ckpt" / "state.npz")
-    state["00001"] = state["00001"] + 1
+    state["optimizer/updates"] = state["optimizer/updates"] + 1
     np.savez(begun / "selflabel" / "ckpt" / "state.npz", **state)
     _, *later = packs.pack(begun, tmp_path / "pack", part_mib=0.02)
     shared = {p.name for p in first} & {p.name for p in later}

@@ -143,6 +143,44 @@ def test_unknown_name(tree, expected):
     assert message(build, tree).startswith(expected)
 
 
+def _bounded():
+    """Every setting with a bound: section class, field, bound, and a value that is just outside."""
+    tree = {f.name: getattr(config.Config(), f.name) for f in dataclasses.fields(config.Config)}
+    sections = [type(v) for v in tree.values() if dataclasses.is_dataclass(v)]
+    sections += [catalog.config_class(k, n) for k in catalog.SECTIONS for n in catalog.available(k)]
+    for section in dict.fromkeys([*sections, config.OptimizerConfig]):
+        for field in dataclasses.fields(section):
+            whole = isinstance(field.default, int) or "int" in str(field.type)
+            step = 1 if whole else 1e-6
+            for bound, sign in (("low", -1), ("high", 1)):
+                value = field.metadata.get(bound)
+                together = field.name in ("queue_size", "batch_norm_groups", "batch_size")
+                if value is not None and not together and "tuple" not in str(field.type):
+                    yield pytest.param(
+                        section,
+                        field.name,
+                        value if whole else float(value),
+                        value + sign * step,
+                        id=f"{section.__module__}.{section.__name__}.{field.name}-{bound}",
+                    )
+
+
+@pytest.mark.parametrize(("section", "name", "bound", "outside"), [*_bounded()])
+def test_a_bound_itself_is_allowed_and_what_is_just_outside_is_not(section, name, bound, outside):
+    with pytest.raises(ConfigError, match=f"^{name}: must be at "):
+        section(**{name: outside})
+    assert getattr(section(**{name: bound}), name) == bound
+
+
+@pytest.mark.parametrize("section", ["scan", "selflabel"])
+def test_a_policy_is_one_of_ours_or_has_a_dotted_name(section):
+    for name in ("none", "simclr", "strong", "weak", "my_package.views.gentle"):
+        assert getattr(build({section: {"augmentation": name}}), section).augmentation == name
+    text = message(build, {section: {"augmentation": "week"}})
+    expected = f"{section}.augmentation: 'week' (str) is not a choice. Did you mean 'weak'?"
+    assert text.startswith(expected)
+
+
 def test_a_section_checks_itself_without_the_loader():
     with pytest.raises(ConfigError, match="^epochs: must be at least 1, got 0.$"):
         scan.Config(epochs=0)

@@ -8,9 +8,12 @@ import pytest
 import tensorflow as tf
 
 from scan_tf.config import ModelConfig
+from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import ConfigError, DataError, MissingDataError
+from scan_tf.features import cache
 from scan_tf.models import pretrained
 from scan_tf.models.efficientnet_lite import EfficientNetLite
+from scan_tf.models.frozen import Frozen
 
 pytestmark = [
     pytest.mark.usefixtures("seeded"),
@@ -138,7 +141,36 @@ def test_a_preset_of_kerashub(rng, tmp_path):
     x = pixels(rng, 28)
     expected = encoder({"images": converter(x)}, training=False)[:, 0]
     assert_same(features(backbone, x), expected)
-    assert pretrained.load_pretrained(f"hub:{folder}", 42).image_size == 42
+    difference = features(backbone.copy("mixed_bfloat16"), x) - expected
+    assert 1e-5 < np.linalg.norm(difference) / np.linalg.norm(expected) < 0.05
+    large = pretrained.load_pretrained(f"hub:{folder}", 42)
+    assert features(large, pixels(rng, 42)).shape == (2, 32)
+
+
+def test_a_preset_that_knows_texts_too(rng, tmp_path):
+    hub = pytest.importorskip("keras_hub", reason="needs KerasHub: pip install 'scan-tf[hub]'")
+    sizes = {"num_layers": 2, "num_heads": 2, "intermediate_dim": 32}
+    model = hub.models.CLIPBackbone(
+        vision_encoder=hub.models.CLIPVisionEncoder(8, 16, image_shape=(SIZE, SIZE, 3), **sizes),
+        text_encoder=hub.models.CLIPTextEncoder(
+            vocabulary_size=64, embedding_dim=16, hidden_dim=16, max_sequence_length=8, **sizes
+        ),
+        projection_dim=12,
+    )
+    converter = hub.layers.CLIPImageConverter(image_size=(SIZE, SIZE), scale=1 / 127.5, offset=-1)
+    folder = tmp_path / "clip_tiny"
+    model.save_to_preset(str(folder))
+    converter.save_to_preset(str(folder))
+    backbone = pretrained.load_pretrained(f"hub:{folder}")
+    x = pixels(rng)
+    assert_same(features(backbone, x), model.get_vision_embeddings(x / 127.5 - 1))
+    assert backbone.feature_dim == 12
+    assert backbone.provenance.labels is None
+    paths = [v.path for v in backbone.variables]
+    assert 0 < len(paths) < len(model.variables)
+    assert not any("text" in path for path in paths)
+    with pytest.raises(ConfigError, match="cannot be used on images of 64 x 64"):
+        pretrained.load_pretrained(f"hub:{folder}", 64)
 
 
 # Files
@@ -294,9 +326,8 @@ def test_layouts_of_pytorch(rng, tmp_path, layout, wrapped):
     torch.save(content, tmp_path / "a.ckpt")
     model = ModelConfig(backbone="resnet10", stem=stem, width=4)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-    backbone = pretrained.load_pretrained(
-        str(tmp_path / "a.ckpt"), SIZE, model=model, mean=mean, std=std
-    )
+    how = {"model": model, "mean": mean, "std": std}
+    backbone = pretrained.load_pretrained(str(tmp_path / "a.ckpt"), SIZE, **how)
     x = pixels(rng)
     normalised = ((x / 255 - np.float32(mean)) / np.float32(std)).transpose(0, 3, 1, 2)
     with torch.no_grad():
@@ -316,6 +347,65 @@ def test_state_dicts_that_do_not_fit(tmp_path):
         pretrained.load_pretrained(str(tmp_path / "a.pth"), SIZE)
     with pytest.raises(DataError, match="linear.pth: holds no ResNet"):
         pretrained.load_pretrained(str(tmp_path / "linear.pth"), SIZE, **known)
+
+
+# What a run does with them
+
+
+def lite():
+    return EfficientNetLite("lite0", SIZE)
+
+
+def of_keras(folder):
+    small_model().save(folder / "a.keras")
+    return pretrained.load_pretrained(str(folder / "a.keras"), SIZE)
+
+
+def of_saved_model(folder):
+    module = Module("float32", "features")
+    tf.saved_model.save(module, str(folder / "m"), signatures=module.serve)
+    return pretrained.load_pretrained(str(folder / "m"), SIZE)
+
+
+every_kind = pytest.mark.parametrize("make", [lambda _: lite(), of_keras, of_saved_model])
+
+
+@every_kind
+def test_their_features_are_cached(rng, tmp_path, make):
+    backbone = make(tmp_path)
+    x = pixels(rng, 24, count=5)
+    images = ImageSet("some", "train", x.astype(np.uint8), None, (), (0, 0, 0), (1, 1, 1))
+    found = cache.cached(
+        backbone.embed,
+        images,
+        tmp_path / "cache",
+        key=pretrained.digest(backbone),
+        batch_size=2,
+    )
+    assert_same(found, features(backbone, x))
+
+
+@every_kind
+def test_they_travel_into_a_saved_model(rng, tmp_path, make):
+    """With the constants that their features are centred, turned and scaled by."""
+    backbone = make(tmp_path)
+    x = pixels(rng, count=8)
+    fitted = Frozen(backbone, image_size=SIZE, dim=3)
+    fitted.fit(features(backbone, x))
+    reduced = fitted.copy("float32")
+    assert reduced.feature_dim == 3
+    module = tf.Module()
+    module.weights = [getattr(v, "_value", v) for v in reduced.parts]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+    def serve(images):
+        return reduced.embed(tf.cast(images, tf.float32) / 255)
+
+    tf.saved_model.save(module, str(tmp_path / "exported"), signatures=serve)
+    signature = tf.saved_model.load(str(tmp_path / "exported")).signatures["serving_default"]
+    (found,) = signature(tf.constant(x.astype(np.uint8))).values()
+    np.testing.assert_allclose(found, fitted.project(features(backbone, x)), atol=1e-3)
+    assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-4)
 
 
 # Digests

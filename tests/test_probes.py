@@ -135,7 +135,7 @@ def test_lengths_must_agree():
         lambda: probes.purity_curve(features, labels, None, seed=0),
         lambda: probes.purity_by_k(np.zeros((3, 2), int), labels),
     ):
-        with pytest.raises(DataError, match="as many rows in each of these, got .*'labels': 2"):
+        with pytest.raises(DataError, match="as many rows in each of these, got .*labels': 2"):
             call()
 
 

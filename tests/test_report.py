@@ -8,13 +8,16 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from pages import Parsed
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from tiny_runs import CLASSES, PER_CLASS, copy, opened, scan_tf, snapshot
 
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import StageError
 from scan_tf.evaluation import report
+from scan_tf.evaluation.assignments import Clustering
 from scan_tf.features import neighbors
+from scan_tf.features.map2d import layout
 from scan_tf.pipeline import build, evaluate, stages
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import labels
@@ -44,14 +47,14 @@ def read(folder) -> dict:
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
-def clustering(rng, count: int, clusters: int) -> report.Clustering:
+def clustering(rng, count: int, clusters: int) -> Clustering:
     """Of networks that were never trained."""
     probs = rng.dirichlet(np.full(clusters, 0.2), count).astype(np.float32)
     features = rng.standard_normal((count, 6)).astype(np.float32)
-    return report.Clustering("scan", "SCAN", probs, features, teaches=True)
+    return Clustering("scan", "SCAN", probs, features, teaches=True)
 
 
-def write(work: Run, found: report.Clustering, split: str = "test") -> dict:
+def write(work: Run, found: Clustering, split: str = "test") -> dict:
     """What `report.write` writes of this clustering and the run's pretext."""
     images, folder = evaluate.images_of(work, split), evaluate.folder_of(work, split)
     scores = evaluate.score(work, images, build.trained_pretext(work))
@@ -62,6 +65,7 @@ def write(work: Run, found: report.Clustering, split: str = "test") -> dict:
         evaluate.facts(work, images, scores),
         config=work.config.evaluate,
         curves={},
+        points=layout(found.features, 0, work.config.evaluate.map_points),
     )
     assert read(folder) == written
     return written
@@ -89,6 +93,11 @@ def test_the_report_has_what_is_promised(finished):
     assert written["num_images"] == PER_CLASS["test"] * len(CLASSES)
     assert written["seed"] == 0
     assert written["skipped_files"] == []
+    page = Parsed(finished / "eval" / "report.html")
+    assert page.data["count"] == written["num_images"]
+    sizes = written["selflabel"]["cluster_sizes"]
+    assert np.bincount(page.array("cluster"), minlength=3).tolist() == sizes
+    assert {"pretext", "neighbors", "SCAN", "self-label"} <= set(page.text_of("th"))
     for name in CLUSTERED:
         for score in SCORES:
             assert 0 <= written[name][score] <= 1 or (score == "ari" and written[name][score] > -1)

@@ -54,6 +54,9 @@ def test_settings_are_listed_by_section_and_method(capsys):
     assert "no 'skan'. Did you mean 'scan'?" in capsys.readouterr().err
 
 
+FOLDER = "folder_from_scratch"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -62,9 +65,9 @@ def test_settings_are_listed_by_section_and_method(capsys):
         (["run", "--config", "digits_simclr", "scan.epochs=0"], 2, "scan.epochs: must be at least"),
         (["run", "--config", "cifar10_simclr", "data.path=nowhere"], 3, "nowhere: no such folder"),
         (["run", "--config", "cifar10_simclr", "data.path=."], 3, "'cifar10' is not prepared"),
-        (["run", "--config", "folder_example", "data.path=nowhere"], 3, "nowhere: no such folder"),
-        (["run", "--config", "folder_example", "data.path=."], 2, "no images"),
-        (["run", "--config", "folder_example"], 2, "data.path: data.name 'folder' needs it"),
+        (["run", "--config", FOLDER, "data.path=nowhere"], 3, "nowhere: no such folder"),
+        (["run", "--config", FOLDER, "data.path=."], 2, "no images"),
+        (["run", "--config", FOLDER], 2, "data.path: data.name 'folder' needs it"),
         (["pretext", "--run-dir", "nowhere"], 2, "config.yaml: no such file"),
         (["status", "nowhere"], 2, "config.yaml: no such file"),
         (["predict", "nowhere", "image.png"], 3, "nowhere: no such folder"),

@@ -112,6 +112,7 @@ def test_it_is_evaluated_exported_and_predicts(stored):
         assigned = {name: file[name] for name in file.files if name != "manifest"}
     assert scan_tf("run", "--run-dir", "run", "--redo", "evaluate") == 0
 
+    assert "images: 3 clusters" in (run / "eval" / "report.html").read_text(encoding="utf-8")
     after = json.loads((run / "eval" / "report.json").read_text(encoding="utf-8"))
     assert after.keys() >= before.keys()
     assert after["pretext"]["knn_acc"] == pytest.approx(before["pretext"]["knn_acc"], abs=0.12)

@@ -53,6 +53,11 @@ def make(
     """
     makers: dict[str, Callable[..., list[A.BasicTransform]]]
     makers = {"none": _none, "weak": _weak, "simclr": _simclr, "strong": _strong}
+    if "." in name:
+        raise ConfigError(
+            f"augmentation '{name}' is of the device: set augment.backend: device, or take one of "
+            f"{', '.join(sorted(makers))}."
+        )
     if name not in makers:
         raise ConfigError(f"augmentation '{name}' is unknown. {did_you_mean(name, makers)}")
     policies.check(config)

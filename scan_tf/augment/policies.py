@@ -2,11 +2,13 @@
 
 A policy maps images f32 `[B,H,W,3]` in 0..1 and a seed int32 `[2]` to f32 `[B,size,size,3]` in
 0..1. Every random number is drawn per image and follows from the seed alone. To add a policy,
-write a function `name(config, size, mean)` that returns one and list it in `make`.
+write a function `name(config, size, mean)` that returns one and list it in `make`, or give its
+dotted name.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +32,8 @@ def make(
     """The policy called `name`.
 
     Args:
-        name: `none`, `weak`, `simclr` or `strong`.
+        name: `none`, `weak`, `simclr` or `strong`; or the dotted name of somebody else's function
+            with the arguments that theirs have, such as `my_package.views.gentle`.
         config: the parameters of all policies.
         size: side of the square images it returns.
         mean: mean colour of the data set, 0..1; the fill of cutout.
@@ -41,10 +44,17 @@ def make(
     """
     policies: dict[str, Callable[..., Policy]]
     policies = {"none": none, "weak": weak, "simclr": simclr, "strong": strong}
-    if name not in policies:
-        raise ConfigError(f"augmentation '{name}' is unknown. {did_you_mean(name, policies)}")
     check(config)
-    return policies[name](config, size, mean, **options)
+    if name in policies:
+        return policies[name](config, size, mean, **options)
+    module, _, function = name.rpartition(".")
+    if not module:
+        raise ConfigError(f"augmentation '{name}' is unknown. {did_you_mean(name, policies)}")
+    try:
+        maker: Callable[..., Policy] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"augmentation '{name}' cannot be imported ({error}).") from error
+    return maker(config, size, mean, **options)
 
 
 def check(config: AugmentConfig) -> None:

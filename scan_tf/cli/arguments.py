@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scan_tf import lazy
-from scan_tf.errors import ConfigError
+from scan_tf.errors import ConfigError, MissingDataError
 
 if TYPE_CHECKING:
     from scan_tf.config import Config
@@ -38,7 +39,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/NAME)"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scan.epochs=20")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="FOLDER | key=value",
+        help="a folder of images, which needs no --config; settings such as scan.epochs=20",
+    )
 
 
 def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run:
@@ -67,11 +73,44 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
     return run
 
 
+def _take_folder(arguments: argparse.Namespace) -> Path | None:
+    """The folder of images among the settings, which become those of its run.
+
+    Raises:
+        MissingDataError: it is not there.
+        ConfigError: there are two, or a config that is not for folders.
+    """
+    from scan_tf import reading
+
+    folders = [text for text in arguments.overrides if not is_override(text)]
+    if not folders:
+        return None
+    if len(folders) > 1:
+        raise ConfigError(f"expected one folder of images, got {', '.join(folders)}.")
+    folder = Path(folders[0]).resolve()
+    if not folder.is_dir():
+        raise MissingDataError(
+            f"{folders[0]}: no such folder. Expected a folder of images, or settings such as "
+            "scan.epochs=20."
+        )
+    if arguments.config is None and not (
+        arguments.run_dir and (arguments.run_dir / "config.yaml").exists()
+    ):
+        arguments.config, why = reading.folder_recipe()
+        print(f"recipe: {arguments.config} ({why})")
+    # In quotes of JSON, which YAML reads: a path may hold what means something to YAML.
+    given = [text for text in arguments.overrides if is_override(text)]
+    arguments.overrides = ["data.name=folder", f"data.path={json.dumps(str(folder))}", *given]
+    return folder
+
+
 def _settings(arguments: argparse.Namespace) -> tuple[Config, Path]:
     """The config and the run directory."""
     from scan_tf import config, reading
 
-    root = arguments.run_dir
+    root, folder = arguments.run_dir, _take_folder(arguments)
+    if folder is not None and root is None:
+        root = Path("runs") / folder.name
     if arguments.config is not None:
         settings = config.load(reading.find_config(arguments.config), arguments.overrides)
         return settings, root or Path("runs") / settings.name

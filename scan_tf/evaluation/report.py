@@ -6,9 +6,6 @@ without them, and every score that needs labels is null.
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +15,10 @@ import numpy as np
 
 from scan_tf.config import EvaluateConfig
 from scan_tf.data.image_set import ImageSet
-from scan_tf.evaluation import calibration, charts, metrics, pictures
+from scan_tf.evaluation import assignments, calibration, charts, metrics, pictures
+from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.text import percent
-from scan_tf.features.map2d import embed_2d
-from scan_tf.files import write_npz, write_text
+from scan_tf.files import write_text
 
 _SHEET_IMAGES = 36
 
@@ -44,41 +41,14 @@ class Report(TypedDict):
     pretext: dict[str, Any]
     kmeans_features: dict[str, Any] | None
     kmeans_pixels: dict[str, Any]
+    # Of k-means on colour histograms.
+    kmeans_colors: dict[str, Any]
+    # How the clustering was made of the heads, and how far those agree; None: not looked at.
+    heads: dict[str, Any] | None
     scan: dict[str, Any] | None
     selflabel: dict[str, Any] | None
     # Seconds of every stage before this one; None where it was not run.
     wall_time_s: dict[str, float | None]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Clustering:
-    """What a stage makes of the evaluated images.
-
-    Attributes:
-        name: its key in the report.
-        label: what pictures call it.
-        probs: cluster probabilities float32 [N,C].
-        features: float32 [N,D] of its backbone.
-        result: what its record says, which goes into the report.
-        teaches: whether its confident predictions are what self-labelling learns from.
-    """
-
-    name: str
-    label: str
-    probs: np.ndarray
-    features: np.ndarray
-    result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    teaches: bool = False
-
-    @property
-    def clusters(self) -> np.ndarray:
-        """The most probable cluster of every image, int64 [N]."""
-        return self.probs.argmax(axis=1).astype(np.int64)
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """Its probability, float32 [N]."""
-        return self.probs.max(axis=1)
 
 
 def write(
@@ -89,6 +59,8 @@ def write(
     *,
     config: EvaluateConfig,
     curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    points: np.ndarray,
+    root: Path | None = None,
 ) -> Report:
     """Score the clusterings, and write `report.json`, tables and pictures.
 
@@ -99,6 +71,8 @@ def write(
         report: all but the scores of the clusterings.
         config: whether there are pictures, and of how many images the map is.
         curves: rows of the metrics of each stage that trained, for the pictures.
+        points: float32 [N,2], the images in the plane; see `map2d.layout`.
+        root: the folder of the images, to which their paths are given.
 
     Returns:
         The report.
@@ -107,12 +81,14 @@ def write(
     scores = {c.name: _scores(images, c, seed=report["seed"]) for c in clusterings}
     report.update(scores)  # type: ignore[typeddict-item]
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    _write_assignments(folder, clusterings)
-    _write_mappings(folder, images, clusterings, scores)
+    assignments.write(folder, images, root, clusterings)
+    assignments.write_mappings(folder, images, clusterings, scores)
     if config.pictures:
         _draw_charts(folder, clusterings, scores, report["pretext"])
         charts.training_curves(folder / "curves.png", {s: r for s, r in curves.items() if r})
-        _draw(folder, images, clusterings[-1], seed=report["seed"], map_points=config.map_points)
+        count = min(config.map_points, len(images))
+        some = np.random.default_rng(report["seed"]).choice(len(images), count, replace=False)
+        _draw(folder, images, clusterings[-1], points, some)
     return report
 
 
@@ -120,6 +96,7 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
     """The scores as text, in percent; `labels`: what clusterings are called, by their key."""
     rows = {
         "k-means on pixels": report["kmeans_pixels"],
+        "k-means on colours": report.get("kmeans_colors"),
         "k-means on pretext features": report["kmeans_features"],
         **{label: report[name] for name, label in labels.items()},  # type: ignore[literal-required]
     }
@@ -131,6 +108,11 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
             cells = "".join(f"{percent(scores[k]):>8}" for k in ("acc", "nmi", "ari"))
             lines.append(f"{name:28}{cells}{scores['num_clusters_used']:>16.0f}")
     lines += ["", f"pretext: {_pretext_scores(report['pretext'])}"]
+    if heads := report.get("heads"):
+        lines.append(
+            f"cluster heads: NMI {heads['agreement']:.2f} between two of them; kept is the "
+            f"{heads['combine'].replace('_', ' ')}"
+        )
     last = [scores for scores in rows.values() if scores][-1]
     if last["acc"] is None:
         sizes = sorted(last["cluster_sizes"])
@@ -176,40 +158,6 @@ def _scores(images: ImageSet, clustering: Clustering, *, seed: int) -> dict[str,
     return {**scores, **clustering.result}
 
 
-def _write_assignments(folder: Path, clusterings: Sequence[Clustering]) -> None:
-    """`assignments.npz`: what each evaluated image was given, by stage."""
-    arrays = {}
-    for clustering in clusterings:
-        arrays[f"{clustering.name}_cluster"] = clustering.clusters
-        arrays[f"{clustering.name}_confidence"] = clustering.confidence
-    write_npz(folder / "assignments.npz", arrays, {})
-
-
-def _write_mappings(
-    folder: Path,
-    images: ImageSet,
-    clusterings: Sequence[Clustering],
-    scores: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """`mapping.csv` of the last clustering, `mapping-<name>.csv` of those before it."""
-    for clustering in clusterings:
-        rows = metrics.mapping_rows(
-            images.labels,
-            clustering.clusters,
-            scores[clustering.name]["mapping"],
-            num_clusters=clustering.probs.shape[1],
-        )
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("cluster", "class", "size", "purity"))
-        for cluster, number, size, purity in rows:
-            name = None if number is None else images.class_names[number]
-            writer.writerow((cluster, name, size, None if purity is None else round(purity, 4)))
-        last = clustering is clusterings[-1]
-        name = "mapping.csv" if last else f"mapping-{clustering.name}.csv"
-        write_text(folder / name, text.getvalue())
-
-
 def _draw_charts(
     folder: Path,
     clusterings: Sequence[Clustering],
@@ -250,9 +198,9 @@ def _draw_charts(
 
 
 def _draw(
-    folder: Path, images: ImageSet, clustering: Clustering, *, seed: int, map_points: int
+    folder: Path, images: ImageSet, clustering: Clustering, points: np.ndarray, some: np.ndarray
 ) -> None:
-    """Pictures of the clusters of one clustering."""
+    """Pictures of the clusters of one clustering; `some`: rows of the images on the map."""
     clusters, confidence = clustering.clusters, clustering.confidence
     names, mapping = _cluster_names(images, clusters, clustering.probs.shape[1])
     sizes = np.bincount(clusters, minlength=len(names))
@@ -262,11 +210,9 @@ def _draw(
     examples = [images.images[i] if i >= 0 else None for i in chosen]
     pictures.prototypes(folder / "prototypes.png", examples, names)
     _contact_sheets(folder / "clusters", images, clusters, confidence, names)
-    count = min(map_points, len(images))
-    sample = np.random.default_rng(seed).choice(len(images), count, replace=False)
-    points = embed_2d(clustering.features[sample], seed)
-    labels = None if images.labels is None else images.labels[sample]
-    pictures.feature_map(folder / "map.png", points, clusters[sample], labels, images.class_names)
+    labels = None if images.labels is None else images.labels[some]
+    on_map = points[some], clusters[some]
+    pictures.feature_map(folder / "map.png", *on_map, labels, images.class_names)
     if images.labels is not None:
         predicted = metrics.to_classes(clusters, mapping)
         known = predicted >= 0

@@ -105,7 +105,7 @@ def unpack(paths: Iterable[Path], root: Path, *, data_path: str | None = None) -
     with files.replacing(root) as fresh:
         fresh.mkdir()
         try:
-            with tarfile.open(fileobj=_Joined(parts), mode="r|") as archive:
+            with _Joined(parts) as joined, tarfile.open(fileobj=joined, mode="r|") as archive:
                 for member in archive:
                     _extract(archive, member, fresh)
         except (tarfile.TarError, ValueError) as error:
@@ -206,6 +206,11 @@ class _Joined(io.RawIOBase):
                 self._file.close()
                 self._file = next(self._files, None)
         return data
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
 
 
 def _checked_parts(paths: Iterable[Path]) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tqdm import tqdm
 
 from scan_tf.data.image_set import ImageSet
@@ -24,8 +25,8 @@ Storage = Literal["float16", "float32"]
 
 # Rows between two points to resume from: some seconds of work.
 _CHUNK = 2048
-# What stays in the cache of a core: 16 images at 128 pixels go twice as fast as 128 of them.
-BATCH_SIZE = 16
+# What stays in the caches of a core: 32 images at 128 pixels go faster than 128 of them.
+BATCH_SIZE = 32
 
 
 def cached(
@@ -65,7 +66,7 @@ def cached(
     if done < count:
         batch = min(batch_size, count)
         forward = _compiled(network, [batch, *images.images.shape[1:]])
-        rows = _open(path, done, (count, forward.output_shapes[-1]), storage)
+        rows = _open(path, done, (count, forward.outputs[0].shape[-1]), storage)
         bar = tqdm(None, progress, count, initial=done, disable=progress is None, unit="image")
         with bar:
             for start in range(done, count, _CHUNK):
@@ -74,7 +75,8 @@ def cached(
                     last = min(first + batch, end)
                     # The last batch is filled up, so that one shape is compiled.
                     index = np.arange(first, first + batch).clip(max=count - 1)
-                    found = forward(tf.convert_to_tensor(images.images[index])).numpy()
+                    (output,) = forward(tf.convert_to_tensor(images.images[index]))
+                    found = output.numpy()
                     if np.abs(found).max() > np.finfo(storage).max or np.isnan(found).any():
                         raise DataError(
                             f"{images.name}: a feature of images {first} to {last - 1} is no "
@@ -116,9 +118,12 @@ def _open(path: Path, done: int, shape: tuple[int, int], storage: Storage) -> np
 
 
 def _compiled(network: Any, shape: list[int]) -> Any:
-    """Pixels uint8 of one shape to features f32 [B,D], as a concrete function."""
+    """Pixels uint8 of one shape to [features f32 [B,D]], as a function with constant weights."""
 
     def forward(pixels: tf.Tensor) -> tf.Tensor:
         return tf.cast(network(tf.cast(pixels, tf.float32) / 255.0), tf.float32)
 
-    return tf.function(forward).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
+    function = tf.function(forward).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
+    # What depends on the weights alone (folded kernels, casts) is computed once and not by batch:
+    # a fifth of the time of a small network in bfloat16.
+    return convert_variables_to_constants_v2(function)

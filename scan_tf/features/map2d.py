@@ -6,6 +6,43 @@ import numpy as np
 
 from scan_tf.errors import DataError
 
+# Rows that are placed at a time, and nearest rows of the sample that place one.
+_BLOCK, _NEAREST = 1024, 3
+
+
+def layout(features: np.ndarray, seed: int, sample: int) -> np.ndarray:
+    """Lay features float [N,D] out in the plane, f32 [N,2], in a time that grows only with N.
+
+    At most `sample` random rows are laid out by `embed_2d`. Every other one goes to the mean of its
+    3 nearest among them, weighted by one over the squared distance.
+
+    Raises:
+        DataError: as `embed_2d`.
+    """
+    features = np.asarray(features, np.float32)
+    count = len(features)
+    rows = np.random.default_rng(seed).choice(count, min(sample, count), replace=False)
+    placed = embed_2d(features[rows], seed)
+    points = np.empty((count, 2), np.float32)
+    points[rows] = placed
+    others = np.setdiff1d(np.arange(count), rows)
+    bank, lengths = features[rows], (features[rows] ** 2).sum(axis=1)
+    for low in range(0, len(others), _BLOCK):
+        block = others[low : low + _BLOCK]
+        queries = features[block]
+        if not np.isfinite(queries).all():
+            raise DataError("features: expected a finite [N,D] array.")
+        distance = lengths - 2 * queries @ bank.T + (queries**2).sum(axis=1, keepdims=True)
+        place, total = np.zeros((len(block), 2), np.float32), np.zeros((len(block), 1), np.float32)
+        # For three of them, three searches for the least are faster than one that sorts.
+        for _ in range(min(_NEAREST, len(rows))):
+            near = distance.argmin(axis=1)[:, None]
+            weight = 1 / np.maximum(np.take_along_axis(distance, near, axis=1), 1e-6)
+            place, total = place + weight * placed[near[:, 0]], total + weight
+            np.put_along_axis(distance, near, np.inf, axis=1)
+        points[block] = place / total
+    return points
+
 
 def embed_2d(features: np.ndarray, seed: int) -> np.ndarray:
     """Lay features float [n,D] out in the plane, f32 [n,2]; the same seed, the same layout.

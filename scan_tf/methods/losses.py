@@ -113,6 +113,45 @@ def scan_loss(
     return consistency - entropy_weight * spread, consistency, spread
 
 
+def temi_loss(
+    students: tuple[tf.Tensor, tf.Tensor],
+    teachers: tuple[tf.Tensor, tf.Tensor],
+    prior: tf.Tensor,
+    beta: float = 0.6,
+    momentum: float = 0.9,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Weighted pointwise mutual information of an image and a neighbour (TEMI, BMVC 2023).
+
+    For s and t the softmax of a student's and of its teacher's logits, and pi the prior of the
+    teacher's clusters: l(s, t) = -ln sum_c (s_c t_c)^beta / pi_c, in both cross directions. A pair
+    counts by <t_1, t_2>, averaged over the heads, so that likely false neighbours count little.
+
+    Args:
+        students: logits of the images and of their neighbours, two of [H,B,C], divided by the
+            temperature (0.1 in the paper).
+        teachers: the same of the teacher; no gradient goes through them.
+        prior: f32 [H,C], running mean of the teacher's probabilities; 1/C at the start.
+        beta: in (0, 1]; below 1 the optimum is no longer one cluster each for few images.
+        momentum: of the prior, which takes this batch in before it is used.
+
+    Returns:
+        The loss of each head, f32 [H], which may be negative, and the new prior, f32 [H,C].
+    """
+    log_s = [tf.nn.log_softmax(tf.cast(x, tf.float32)) for x in students]
+    log_t = [tf.stop_gradient(tf.nn.log_softmax(tf.cast(x, tf.float32))) for x in teachers]
+    batch = tf.add_n([tf.reduce_mean(tf.exp(x), -2) for x in log_t]) / 2
+    prior = momentum * prior + (1 - momentum) * batch
+    log_prior = tf.math.log(tf.maximum(prior, _PROB_FLOOR))[:, None]
+    agreement = tf.add_n(
+        [
+            tf.reduce_logsumexp(beta * (s + t) - log_prior, -1)
+            for s, t in zip(log_s, reversed(log_t), strict=True)
+        ]
+    )
+    weights = tf.reduce_mean(tf.reduce_sum(tf.exp(log_t[0] + log_t[1]), -1), 0)
+    return -tf.reduce_mean(weights * agreement, -1) / 2, prior
+
+
 def confident_cross_entropy(
     weak_logits: tf.Tensor, strong_logits: tf.Tensor, threshold: float = 0.99, balanced: bool = True
 ) -> tuple[tf.Tensor, tf.Tensor]:

@@ -13,7 +13,7 @@ from scan_tf.methods.losses import check_temperature, check_unit_rows
 _NCE_EPSILON = 1e-7
 # Of BatchNorm, as everywhere here.
 _BATCH_NORM_EPSILON = 1e-5
-# Added to a variance before its root (VICReg, section 4.1).
+# Added to a variance before its root (VICReg, official code).
 _VARIANCE_EPSILON = 1e-4
 
 
@@ -25,7 +25,7 @@ def dcl(
     symmetric: bool = True,
     sigma: float | None = None,
 ) -> tf.Tensor:
-    """Decoupled contrastive loss (Yeh et al., ECCV 2022, equation 5): negatives alone repel.
+    """Decoupled contrastive loss (Yeh et al., ECCV 2022, section 3): only negatives repel.
 
     NT-Xent without the positive in its denominator: -<a, b>/T + log of the sum of exp(./T) over
     the 2B - 2 vectors of other images.
@@ -36,7 +36,7 @@ def dcl(
         temperature: T, divides the cosines.
         symmetric: all 2B vectors are anchors; False: only those of `a` are.
         sigma: weight the attraction of image i by 2 - B exp(<a_i, b_i>/sigma) / (the sum of that
-            over the batch), so that dissimilar pairs count more (equation 6: 0.5); None: by 1.
+            over the batch), so that dissimilar pairs count more (official code: 0.5); None: by 1.
 
     Returns:
         The mean over the anchors, scalar f32, which may be negative; log(2B - 2) where all
@@ -97,7 +97,7 @@ def instance_nce(
     num_images: int,
     temperature: float = 0.1,
 ) -> tf.Tensor:
-    """Noise contrastive estimation of `instance_softmax` (Wu et al., equations 4 to 7).
+    """Noise contrastive estimation of `instance_softmax` (Wu et al., section 3.2).
 
     With P = exp(<v, m>/T) / Z and c = K/N, an image's loss is
     -log(P/(P + c)) of its own row less the sum of log(c/(P + c)) over K rows drawn uniformly.
@@ -181,7 +181,7 @@ def barlow_twins_loss(
     Args:
         a: first views [B,P], B at least 2; standardised here, by the batch.
         b: second views [B,P].
-        redundancy_weight: lambda (section 4.2: 0.0051).
+        redundancy_weight: lambda (official code: 0.0051).
 
     Returns:
         (total, invariance, redundancy), f32 scalars: the sum of (1 - C_ii)^2, that of C_ij^2 for

@@ -176,7 +176,12 @@ class Clustering(Task):
         backbone: pretrained network.
         heads: H cluster heads over its features, as `new_heads` makes them.
         cached: the views of a batch are features `[B, D]` of a frozen backbone, not images.
+
+    Attributes:
+        draws_itself: whether an image may be drawn as its own neighbour.
     """
+
+    draws_itself = True
 
     def __init__(
         self,
@@ -190,6 +195,16 @@ class Clustering(Task):
         self.networks = {"backbone": backbone, "heads": heads}
         policy = config.augmentation
         self.views = {"anchor": View(policy), "neighbor": View(policy, of="neighbor")}
+
+    @classmethod
+    def new_heads(cls, config: Any, feature_dim: int, num_heads: int, num_clusters: int) -> Any:
+        """H new cluster heads for features of D dimensions; linear ones, unless a method differs.
+
+        They give logits f32 `[H, B, C]`, and `keep(head)` one of them with H = 1.
+        """
+        heads = models.ClusterHeads(num_heads, num_clusters)
+        heads.build((None, feature_dim))
+        return heads
 
     @property
     def trainable_variables(self) -> list[Any]:

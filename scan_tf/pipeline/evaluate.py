@@ -18,12 +18,14 @@ from scan_tf.data import sources
 from scan_tf.data.image_set import SPLITS, ImageSet, Split
 from scan_tf.errors import StageError
 from scan_tf.evaluation import probes, report
+from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.knn import knn_accuracy
-from scan_tf.evaluation.report import Clustering, Report
+from scan_tf.evaluation.report import Report
 from scan_tf.features.embedding import head_probs
+from scan_tf.features.map2d import layout
 from scan_tf.files import read_metrics
 from scan_tf.methods.task import Pretext
-from scan_tf.pipeline import build, features, neighbors
+from scan_tf.pipeline import build, features, neighbors, result_page
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, labels
 
@@ -42,14 +44,19 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
     clusterings = [_clustering(run, stage, images) for stage in run.clusterings()]
     # Where the clustering was imported there is no pretext.
     pretext = build.trained_pretext(run) if run.is_done("pretext") else None
+    folder, last = folder_of(run, split), clusterings[-1]
+    points = layout(last.features, run.config.seed, run.config.evaluate.map_points)
     found = report.write(
-        folder_of(run, split),
+        folder,
         images,
         clusterings,
         facts(run, images, score(run, images, pretext)),
         config=run.config.evaluate,
+        root=None if run.config.data.path is None else Path(run.config.data.path),
         curves={s: read_metrics(run.folder(s) / "metrics.jsonl") for s in STAGES},
+        points=points,
     )
+    result_page.write(run, images, last, points, folder)
     print(report.table(found, labels()))
     return {"split": split}
 
@@ -113,6 +120,8 @@ def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
         "pretext": baselines["pretext"],
         "kmeans_features": baselines["kmeans_features"],
         "kmeans_pixels": baselines["kmeans_pixels"],
+        "kmeans_colors": baselines["kmeans_colors"],
+        "heads": _heads(records["scan"].result),
         "scan": None,
         "selflabel": None,
         "wall_time_s": {s: r.wall_time_s if r.has_begun else None for s, r in records.items()},
@@ -167,7 +176,26 @@ def score(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]
     on_pixels = probes.kmeans_scores(
         train.images, images.images, images.labels, **how, progress=bar
     )
-    return {"pretext": scores, "kmeans_features": on_features, "kmeans_pixels": on_pixels}
+    bar = _bar(run, "k-means on colours")
+    on_colors = probes.kmeans_scores(
+        probes.color_histograms(train.images),
+        probes.color_histograms(images.images),
+        images.labels,
+        **how,
+        progress=bar,
+    )
+    return {
+        "pretext": scores,
+        "kmeans_features": on_features,
+        "kmeans_pixels": on_pixels,
+        "kmeans_colors": on_colors,
+    }
+
+
+def _heads(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How far the cluster heads agree, where the stage has looked at that."""
+    keys = ("combine", "agreement", "spread")
+    return {key: result[key] for key in keys} if "agreement" in result else None
 
 
 def _embedded(run: Run, pretext: Pretext, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scan_tf.models import Backbone, ClusterHeads
 
 # Sized for a folder of a thousand photographs and two cores.
-DEFAULT_RECIPE = "folder_example"
+DEFAULT_RECIPE = "folder_from_scratch"
 # An array that is smaller than the recipe's images is not enlarged, but for the network's sake.
 _LEAST_SIZE = 16
 
@@ -128,7 +128,8 @@ def fit(
     Args:
         images: uint8 [N,H,W,3], [N,H,W,1] or [N,H,W], an `ImageSet`, or a folder of image files.
         num_clusters: how many; None: the number of classes, where labels are known.
-        recipe: the name of a recipe (`scan-tf configs`) or a YAML file; None: "folder_example".
+        recipe: the name of a recipe (`scan-tf configs`) or a YAML file; None:
+            "folder_from_scratch".
         run_dir: where everything is kept, so that the same call goes on after an interruption;
             None: in a temporary folder that is gone at the end.
         labels: [N], for the scores of the report alone; those of a folder are the names of its

@@ -62,7 +62,7 @@ def import_checkpoint(
     Raises:
         ConfigError: the networks or the number of clusters are not those of the config.
         DataError: the file cannot be used, or lacks what the stage needs.
-        StageError: the stage has been run already, or PyTorch is missing.
+        StageError: the stage has been run already.
     """
     file = torch_files.read(path)
     tensors = _official_names(file.tensors)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from scan_tf.errors import StageError
-from scan_tf.files import check_same, describe, read_npz, write_npz
+from scan_tf.files import check_same, read_npz, write_npz
 
 FORMAT = 2
 
@@ -22,7 +22,7 @@ def save_state(
 ) -> None:
     """Write every variable under its name, the step and JSON-able `extra` to `path`."""
     arrays = {name: np.asarray(v) for name, v in variables.items()}
-    manifest = {"format": FORMAT, "step": step, "extra": extra, "arrays": describe(arrays)}
+    manifest = {"format": FORMAT, "step": step, "extra": extra}
     write_npz(path, arrays, manifest)
 
 

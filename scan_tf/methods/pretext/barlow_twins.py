@@ -27,7 +27,7 @@ class Config(TwoViewConfig):
     optimizer: OptimizerConfig = OptimizerConfig(
         "sgd", lr=0.24, l2=5e-4, schedule="cosine", final_fraction=0.0
     )
-    redundancy_weight: float = setting(0.0051, low=0, help="lambda (section 4.2)")
+    redundancy_weight: float = setting(0.0051, low=0, help="lambda (official code)")
     hidden: int = setting(
         2048, low=1, help="width of the projector's hidden layer (the paper: two of 8192)"
     )

@@ -86,7 +86,7 @@ class Method(Pretext):
         return self.bank.variables
 
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Rotation, invariance and instance terms, each weighted by 1 (equation 8).
+        """Rotation, invariance and instance terms, each weighted by 1 (section 3).
 
         `rotation_acc` should come near to 1, `invariant_rotation_acc` near to 1/4: where both
         are high, the halves are not apart.

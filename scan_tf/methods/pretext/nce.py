@@ -2,7 +2,7 @@
 
 Source: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
 CVPR 2018. The views are SimCLR's; the authors' CIFAR script has no flip and jitters always
-(`augment.flip: 0`, `augment.jitter_probability: 1`). Without the proximal term (equation 9).
+(`augment.flip: 0`, `augment.jitter_probability: 1`). Without the proximal term (section 3.3).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Method(Pretext):
         return self.bank.variables
 
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Cross-entropy of the image among all N (equation 2), or its estimate (equation 7)."""
+        """Cross-entropy of the image among all N (equation 2), or its estimate (section 3.2)."""
         rows = self.projector(self.backbone(batch["image"], training=True))
         return self.bank.loss(rows, batch["index"])
 
