@@ -67,8 +67,7 @@ def table() -> str:
     }
     width = max(map(len, packages))
     return "\n".join(
-        f"{package:{width}}  {' '.join(sorted(others)) or '-'}"
-        for package, others in found.items()
+        f"{package:{width}}  {' '.join(sorted(others)) or '-'}" for package, others in found.items()
     )
 
 

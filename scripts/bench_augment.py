@@ -199,12 +199,19 @@ def torchvision_policy(policy: str, batch: int, size: int) -> bench.Run:
     flip = transforms.RandomHorizontalFlip()
     crop = transforms.RandomResizedCrop(size, (0.2, 1.0))
     last = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    change = transforms.Compose({
-        "weak": [transforms.RandomCrop(size, padding=4, padding_mode="reflect"), flip, *last],
-        "simclr": [crop, flip, colour, transforms.RandomGrayscale(0.2), *last],
-        "strong": [flip, transforms.RandomCrop(size), functools.partial(four_ops, draw=draw),
-                   *last, functools.partial(cutout, draw=draw)],
-    }[policy])
+    change = transforms.Compose(
+        {
+            "weak": [transforms.RandomCrop(size, padding=4, padding_mode="reflect"), flip, *last],
+            "simclr": [crop, flip, colour, transforms.RandomGrayscale(0.2), *last],
+            "strong": [
+                flip,
+                transforms.RandomCrop(size),
+                functools.partial(four_ops, draw=draw),
+                *last,
+                functools.partial(cutout, draw=draw),
+            ],
+        }[policy]
+    )
     images = pixels(batch, size)
 
     def run() -> None:
@@ -278,13 +285,24 @@ def main(argv: list[str] | None = None) -> int:
         options: dict[str, Any] = {"policy": policy, **shape}
         device = {**options, "backend": "device"}
         cases.append(case(policy, "Pillow, one process", pillow_policy, options))
-        cases.append(case(policy, "torchvision, one process", torchvision_policy, options,
-                          needs=("torchvision",)))
+        cases.append(
+            case(
+                policy,
+                "torchvision, one process",
+                torchvision_policy,
+                options,
+                needs=("torchvision",),
+            )
+        )
         cases += [
             case(policy, "scan_tf", scan_tf_policy, {**device, "jit": True}),
             case(policy, "scan_tf without XLA", scan_tf_policy, {**device, "jit": False}),
-            case(policy, "scan_tf on the host", scan_tf_policy,
-                 {**options, "backend": "host", "jit": False}),
+            case(
+                policy,
+                "scan_tf on the host",
+                scan_tf_policy,
+                {**options, "backend": "host", "jit": False},
+            ),
         ]
     for name in RANGES:
         options = {"name": name, **shape}

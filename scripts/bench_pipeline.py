@@ -146,9 +146,7 @@ def head_epoch(
     random = np.random.default_rng(0)
     runtime = config.RuntimeConfig(progress=False, tensorboard=False, checkpoint_minutes=1e3)
     network = ClusterHeads(heads, clusters)
-    backbone = resnet.build(
-        config.ModelConfig("resnet10", width=64), image_size=8, dtype="float32"
-    )
+    backbone = resnet.build(config.ModelConfig("resnet10", width=64), image_size=8, dtype="float32")
     network(tf.zeros([1, backbone.feature_dim]))
     settings = scan.Config(freeze_backbone=True, batch_size=batch, epochs=10**6)
     task = scan.Method(settings, backbone, network, cached=True)

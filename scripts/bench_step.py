@@ -149,8 +149,10 @@ def torch_step(
     tail = projector if stage == "simclr" else head
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = torch.nn.ModuleList([backbone, tail]).to(place, memory_format=layout)
-    views = [torch.randn(batch, 3, size, size).to(place, memory_format=layout)
-             for _ in range(VIEWS[stage])]
+    views = [
+        torch.randn(batch, 3, size, size).to(place, memory_format=layout)
+        for _ in range(VIEWS[stage])
+    ]
     if stage == "simclr":
         optimizer: Any = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=1e-4)
     else:
@@ -229,12 +231,19 @@ def torch_resnet(model: dict[str, Any]) -> tuple[Any, int]:
         def __init__(self, before: int, after: int, stride: int):
             super().__init__()
             self.main = nn.Sequential(
-                nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after),
-                nn.ReLU(), nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after),
+                nn.Conv2d(before, after, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+                nn.Conv2d(after, after, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(after),
             )
             same = before == after and stride == 1
-            self.skip = nn.Identity() if same else nn.Sequential(
-                nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+            self.skip = (
+                nn.Identity()
+                if same
+                else nn.Sequential(
+                    nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+                )
             )
 
         def forward(self, x: Any) -> Any:

@@ -18,7 +18,7 @@ from scan_tf.features.duplicates import Duplicates
 # File and folder names that somebody has.
 HOSTILE = [
     "</script><script>document.title='run'</script>",
-    "\"><img src=x onerror=\"document.title='run'\">",
+    '"><img src=x onerror="document.title=\'run\'">',
     "a&amp;b <b>.jpg",
     "{{script}} {{main}}",
     "line\nbreak\t.png",

@@ -100,9 +100,7 @@ def test_annoy_finds_the_same_from_memory_and_from_a_file(tmp_path):
     features = clustered(2000, 16)
     paths = (None, tmp_path / "index.ann", tmp_path / "index.ann")
     one, made, kept = (
-        approximate.annoy(
-            approximate.annoy_index(features, CONFIG, seed=0, path=path), features, 9
-        )
+        approximate.annoy(approximate.annoy_index(features, CONFIG, seed=0, path=path), features, 9)
         for path in paths
     )
     np.testing.assert_array_equal(made, one)

@@ -241,7 +241,12 @@ def test_pipeline(script, tmp_path, capsys):
     found, content = written(tmp_path / "found.json")
     run = found["whole run", "tiny"]
     assert list(run["stages"]) == [
-        "pretext", "neighbors", "scan", "selflabel", "evaluate", "export"
+        "pretext",
+        "neighbors",
+        "scan",
+        "selflabel",
+        "evaluate",
+        "export",
     ]
     assert all(seconds > 0 for seconds in run["stages"].values())
     assert "report.write" in run["report"]

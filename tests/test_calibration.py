@@ -152,9 +152,7 @@ def test_pseudo_labels_are_those_that_the_training_counts(rng):
     first = np.concatenate([sure, rng.normal(scale=4, size=200)])
     logits = np.stack([first, np.zeros(len(first))], axis=1).astype(np.float32)
     probs = tf.nn.softmax(logits).numpy()
-    rows = calibration.pseudo_labels(
-        probs.max(axis=1), probs.argmax(axis=1), None, num_clusters=2
-    )
+    rows = calibration.pseudo_labels(probs.max(axis=1), probs.argmax(axis=1), None, num_clusters=2)
     for row in rows:
         _, confident = confident_cross_entropy(logits, logits, row["threshold"])
         assert row["count"] == int(confident)

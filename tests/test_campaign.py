@@ -66,9 +66,7 @@ def leg(monkeypatch) -> Callable[..., bool]:
     return run
 
 
-def test_a_leg_stops_in_time_and_the_next_ends_with_the_same_bits(
-    finished, tmp_path, leg, capsys
-):
+def test_a_leg_stops_in_time_and_the_next_ends_with_the_same_bits(finished, tmp_path, leg, capsys):
     run = copy(finished, tmp_path / "run", without="selflabel")
     total = rows(finished, "selflabel")[-1]["step"]
     assert not leg(opened(run), lambda: len(rows(run, "selflabel")) > 3)
@@ -95,9 +93,7 @@ def test_a_leg_stops_in_time_and_the_next_ends_with_the_same_bits(
     assert "export: done before" in capsys.readouterr().out
 
 
-def test_a_run_that_travelled_ends_the_same_wherever_it_ends(
-    finished, tmp_path, leg, monkeypatch
-):
+def test_a_run_that_travelled_ends_the_same_wherever_it_ends(finished, tmp_path, leg, monkeypatch):
     run = copy(finished, tmp_path / "run", without="scan")
     assert not leg(opened(run), lambda: len(rows(run, "scan")) > 3)
     packs.pack(run, tmp_path / "pack")
@@ -162,9 +158,7 @@ class Exited(BaseException):
 
 def test_what_does_not_stop_is_ended(finished, tmp_path, monkeypatch, capsys):
     journal = campaign.Journal(opened(copy(finished, tmp_path / "run")), time.monotonic())
-    limit = campaign.TimeLimit(
-        time.monotonic(), 10, meanwhile=journal.look, at_end=journal.write
-    )
+    limit = campaign.TimeLimit(time.monotonic(), 10, meanwhile=journal.look, at_end=journal.write)
 
     def leave(number: int) -> None:
         raise Exited(number)

@@ -264,8 +264,8 @@ def test_temi_heads_do_not_see_each_other_but_for_the_weights(rng):
     first, second = (tf.constant(rng.normal(size=(2, 8, 3)), tf.float32) for _ in range(2))
     even = tf.fill([2, 3], 1 / 3)
     loss, prior = losses.temi_loss((first, second), (first, second), even, beta=1.0)
-    swapped, other = (
-        losses.temi_loss((first[::-1], second[::-1]), (first[::-1], second[::-1]), even, beta=1.0)
+    swapped, other = losses.temi_loss(
+        (first[::-1], second[::-1]), (first[::-1], second[::-1]), even, beta=1.0
     )
     np.testing.assert_allclose(loss, swapped[::-1], rtol=1e-5)
     np.testing.assert_allclose(prior, other[::-1], rtol=1e-5)

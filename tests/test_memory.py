@@ -72,15 +72,11 @@ def test_z_is_estimated_once(rng):
     ("temperature", "softmax", "sampled", "share"),
     [(0.07, 11.59, 10.09, 2.21), (0.1, 11.15, 9.65, 1.47)],
 )
-def test_the_loss_starts_where_50_000_random_rows_put_it(
-    rng, temperature, softmax, sampled, share
-):
+def test_the_loss_starts_where_50_000_random_rows_put_it(rng, temperature, softmax, sampled, share):
     rows = rng.standard_normal((64, 128))
     rows = tf.constant(rows / np.linalg.norm(rows, axis=1, keepdims=True), tf.float32)
     for negatives, expected in ((None, softmax), (4096, sampled)):
-        memory = MemoryBank(
-            50_000, 128, temperature=temperature, momentum=0.5, negatives=negatives
-        )
+        memory = MemoryBank(50_000, 128, temperature=temperature, momentum=0.5, negatives=negatives)
         loss, metrics = memory.loss(rows, tf.range(64))
         # A bank's own row is as good as any other: that term alone has an error of a sample.
         assert float(loss) == pytest.approx(expected, abs=4 * 0.088 / temperature / 8)

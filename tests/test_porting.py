@@ -281,8 +281,7 @@ def test_moco_v1_has_another_projector(run, tmp_path, capsys):
     model = moco_file(tmp_path / SAVED, torch.nn.Linear(32, 8), blocks=SMALL)
     porting.import_checkpoint(work, tmp_path / SAVED)
     assert capsys.readouterr().out == (
-        "  not in the file, left as new: projector\n"
-        "  in the file, but not used: contrastive_head\n"
+        "  not in the file, left as new: projector\n  in the file, but not used: contrastive_head\n"
     )
     result = work.record("pretext").result
     assert result["new_networks"] == ["projector"]

@@ -67,64 +67,79 @@ def test_the_papers_schedule(name):
     data_name, stem, scan_epochs, scan_batch, selflabel_epochs = PUBLISHED[name]
     settings = load(name)
     assert settings.data.name == data_name
-    assert differences(
-        settings.model,
-        {"backbone": "resnet18", "stem": stem, "width": 64, "projection_dim": 128},
-    ) == {}
-    assert differences(
-        settings.augment,
-        {
-            "flip": 0.5,
-            "crop_scale": [0.2, 1.0],
-            "crop_ratio": [3 / 4, 4 / 3],
-            "jitter": [0.4, 0.4, 0.4, 0.1],
-            "jitter_probability": 0.8,
-            "grayscale_probability": 0.2,
-            "rotate": 0.0,
-            "strong_ops": 4,
-            "cutout": None,
-        },
-    ) == {}
-    assert differences(
-        settings.pretext,
-        {
-            "name": "simclr",
-            "epochs": 500,
-            "batch_size": 512,
-            "temperature": 0.1,
-            "symmetric": False,
-            "knn_every": 1,
-        },
-    ) == {}
+    assert (
+        differences(
+            settings.model,
+            {"backbone": "resnet18", "stem": stem, "width": 64, "projection_dim": 128},
+        )
+        == {}
+    )
+    assert (
+        differences(
+            settings.augment,
+            {
+                "flip": 0.5,
+                "crop_scale": [0.2, 1.0],
+                "crop_ratio": [3 / 4, 4 / 3],
+                "jitter": [0.4, 0.4, 0.4, 0.1],
+                "jitter_probability": 0.8,
+                "grayscale_probability": 0.2,
+                "rotate": 0.0,
+                "strong_ops": 4,
+                "cutout": None,
+            },
+        )
+        == {}
+    )
+    assert (
+        differences(
+            settings.pretext,
+            {
+                "name": "simclr",
+                "epochs": 500,
+                "batch_size": 512,
+                "temperature": 0.1,
+                "symmetric": False,
+                "knn_every": 1,
+            },
+        )
+        == {}
+    )
     assert differences(settings.pretext.optimizer, SGD) == {}
     assert differences(settings.neighbors, {"k": 20, "k_validation": 5}) == {}
-    assert differences(
-        settings.scan,
-        {
-            "epochs": scan_epochs,
-            "batch_size": scan_batch,
-            "num_clusters": None,
-            "num_heads": 1,
-            "entropy_weight": 5.0,
-            "augmentation": "strong",
-            "freeze_backbone": False,
-            "cached_views": 0,
-            "head_epochs": 0,
-            "selection": "test",
-        },
-    ) == {}
+    assert (
+        differences(
+            settings.scan,
+            {
+                "epochs": scan_epochs,
+                "batch_size": scan_batch,
+                "num_clusters": None,
+                "num_heads": 1,
+                "entropy_weight": 5.0,
+                "augmentation": "strong",
+                "freeze_backbone": False,
+                "cached_views": 0,
+                "head_epochs": 0,
+                "selection": "test",
+            },
+        )
+        == {}
+    )
     assert differences(settings.scan.optimizer, ADAM) == {}
-    assert differences(
-        settings.selflabel,
-        {
-            "epochs": selflabel_epochs,
-            "batch_size": 1000,
-            "threshold": 0.99,
-            "balanced": True,
-            "augmentation": "strong",
-            "ema": 0.0,
-        },
-    ) == {}
+    assert (
+        differences(
+            settings.selflabel,
+            {
+                "epochs": selflabel_epochs,
+                "batch_size": 1000,
+                "threshold": 0.99,
+                "balanced": True,
+                "augmentation": "strong",
+                "ema": 0.0,
+            },
+        )
+        == {}
+    )
     assert differences(settings.selflabel.optimizer, ADAM) == {}
 
 

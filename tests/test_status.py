@@ -87,9 +87,7 @@ def images(count: int, labels=None):
 
 
 def told(train, evaluated, pretext=None) -> list[str]:
-    run = types.SimpleNamespace(
-        train_images=train, pretext_images=pretext or train, num_clusters=2
-    )
+    run = types.SimpleNamespace(train_images=train, pretext_images=pretext or train, num_clusters=2)
     return list(summary.lines(run, evaluated))
 
 

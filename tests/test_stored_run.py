@@ -43,7 +43,6 @@ def logged(run: Path, stage: str) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-
 def test_a_run_of_every_format_is_stored():
     assert "run-format-1" in FORMATS
 

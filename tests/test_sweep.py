@@ -197,9 +197,7 @@ def test_an_interrupted_sweep_ends_with_the_same_table(swept, tmp_path, monkeypa
         (("scan.epochs=1,2", "evaluate.split=none"), ("evaluate.split", "'none'")),
     ],
 )
-def test_what_cannot_be_swept_is_refused_before_anything_is_done(
-    swept, arguments, parts, capsys
-):
+def test_what_cannot_be_swept_is_refused_before_anything_is_done(swept, arguments, parts, capsys):
     before = snapshot(swept)
     assert scan_tf("sweep", "--run-dir", swept, *arguments) == 2
     error = capsys.readouterr().err

@@ -197,8 +197,7 @@ def shared_with(variant: variants.Variant) -> dict[str, str]:
 
 def test_equal_stages_are_linked(run):
     same, scan, neighbors = (
-        plan(run, axes)[0]
-        for axes in ({}, {"scan.entropy_weight": [1]}, {"neighbors.k": [2]})
+        plan(run, axes)[0] for axes in ({}, {"scan.entropy_weight": [1]}, {"neighbors.k": [2]})
     )
     for variant in (same, scan, neighbors):
         variant.share([run])

@@ -40,9 +40,9 @@ def datasets(path: Path) -> dict[str, h5py.Dataset]:
     found = {}
     with h5py.File(path, "r") as file:
         file.visititems(
-            lambda name, item: found.update({name: item[()]})
-            if isinstance(item, h5py.Dataset)
-            else None
+            lambda name, item: (
+                found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
         )
     return found
 

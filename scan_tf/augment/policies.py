@@ -26,9 +26,7 @@ Mean = tuple[float, float, float]
 BLUR_SIGMA = (0.1, 2.0)
 
 
-def make(
-    name: str, config: AugmentConfig, *, size: int, mean: Mean, **options: float
-) -> Policy:
+def make(name: str, config: AugmentConfig, *, size: int, mean: Mean, **options: float) -> Policy:
     """The policy called `name`.
 
     Args:

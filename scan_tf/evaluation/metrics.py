@@ -93,7 +93,10 @@ def to_classes(clusters: np.ndarray, mapping: Sequence[int | None]) -> np.ndarra
 
 
 def mapping_rows(
-    labels: np.ndarray | None, clusters: np.ndarray, mapping: Sequence[int | None] | None, *,
+    labels: np.ndarray | None,
+    clusters: np.ndarray,
+    mapping: Sequence[int | None] | None,
+    *,
     num_clusters: int,
 ) -> list[tuple[int, int | None, int, float | None]]:
     """For each cluster its number, its class by a `mapping` of `match`, size, and purity.

@@ -217,9 +217,7 @@ def _fit_and_predict(features: np.ndarray, labels: np.ndarray, others: np.ndarra
         return np.full(len(others), labels[0])  # logistic regression needs two classes
     # scikit-learn's C weighs the sum of the losses, half the squared weights stand beside it.
     strength = 1 / (_PROBE_L2 * len(features))
-    regression = LogisticRegression(
-        C=strength, tol=_PROBE_TOLERANCE, max_iter=_PROBE_ITERATIONS
-    )
+    regression = LogisticRegression(C=strength, tol=_PROBE_TOLERANCE, max_iter=_PROBE_ITERATIONS)
     model = make_pipeline(StandardScaler(), regression).fit(features, labels)
     return np.asarray(model.predict(others))
 

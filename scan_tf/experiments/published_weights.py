@@ -173,9 +173,7 @@ def score(
             f"{images.image_size} pixels, {'no ' if images.labels is None else ''}labels."
         )
     runtime = machine.resolve(config.RuntimeConfig(dtype=facts["dtype"]))
-    probs = embed(
-        classifier, images, jit=runtime.jit_step, progress=split if progress else None
-    )
+    probs = embed(classifier, images, jit=runtime.jit_step, progress=split if progress else None)
     scores = metrics.cluster_scores(
         images.labels,
         probs.argmax(axis=1),

@@ -78,9 +78,7 @@ def run(
         tables.draw(folder / "sweep.png", rows, keys, parent)
 
     wanted = [s for s in REPEATED if selflabel or s != CLUSTERINGS[-1]]
-    points = variants.plan(
-        run, folder, axes=axes, fixed=fixed or {}, seeds=seeds, stages=wanted
-    )
+    points = variants.plan(run, folder, axes=axes, fixed=fixed or {}, seeds=seeds, stages=wanted)
     _train(points, folder, write)
     return folder
 

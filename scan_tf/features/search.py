@@ -138,9 +138,7 @@ class _Grouped:
         return _best(row, column, exactly, len(queries), self.k)
 
 
-def _best(
-    row: np.ndarray, column: np.ndarray, product: np.ndarray, count: int, k: int
-) -> Found:
+def _best(row: np.ndarray, column: np.ndarray, product: np.ndarray, count: int, k: int) -> Found:
     """The k best candidates of each of `count` queries, which has at least k.
 
     Candidate number c is the row `column[c]` of the bank for the query `row[c]`. Order and

@@ -73,9 +73,7 @@ class CosineHeads(keras.Model):
         Raises:
             IndexError: there is no such head.
         """
-        kept = CosineHeads(
-            1, self.num_clusters, hidden=self.hidden, temperature=self.temperature
-        )
+        kept = CosineHeads(1, self.num_clusters, hidden=self.hidden, temperature=self.temperature)
         first = self.kernels[0] if self.kernels else self.directions
         kept.build((None, first.shape[1]))
         for new, old in zip(kept.variables, self.variables, strict=True):

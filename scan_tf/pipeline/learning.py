@@ -18,9 +18,7 @@ from scan_tf.training.loader import Loader, Order
 from scan_tf.training.loop import Batches, EpochHook, Trainer
 
 
-def new_order(
-    run: Run, stage: str, num_images: int, neighbors: np.ndarray | None = None
-) -> Order:
+def new_order(run: Run, stage: str, num_images: int, neighbors: np.ndarray | None = None) -> Order:
     """Which images make up each step of a stage. Raises ConfigError for too large a batch."""
     batch_size = getattr(run.config, stage).batch_size
     try:

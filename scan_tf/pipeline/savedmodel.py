@@ -115,8 +115,6 @@ def _classify(images: tf.Tensor, backbone: Backbone, heads: ClusterHeads) -> dic
     return {"cluster": tf.argmax(probs, axis=-1), "probabilities": probs, "features": features}
 
 
-
-
 def load(path: Path) -> tuple[Callable[..., dict[str, tf.Tensor]], int]:
     """The function and the image size of a SavedModel or a run directory. Raises StageError."""
     found = [d for d in (path, path / "export") if (d / "saved_model.pb").is_file()]

@@ -31,9 +31,7 @@ class Config(TwoViewConfig):
     hidden: int = setting(
         2048, low=1, help="width of the projector's hidden layer (the paper: two of 8192)"
     )
-    dim: int = setting(
-        2048, low=2, help="width of the projector's last layer (the paper: 8192)"
-    )
+    dim: int = setting(2048, low=2, help="width of the projector's last layer (the paper: 8192)")
 
 
 class Method(Pretext):

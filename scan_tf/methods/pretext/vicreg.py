@@ -36,9 +36,7 @@ class Config(TwoViewConfig):
     hidden: int = setting(
         2048, low=1, help="width of the expander's hidden layer (the paper: two of 8192)"
     )
-    dim: int = setting(
-        2048, low=2, help="width of the expander's last layer (the paper: 8192)"
-    )
+    dim: int = setting(2048, low=2, help="width of the expander's last layer (the paper: 8192)")
 
 
 class Method(Pretext):
