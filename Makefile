@@ -14,17 +14,21 @@ help:  ## this list
 
 install: $(VENV)/.installed  ## install the program in .venv
 
-demo: $(VENV)/.installed  ## learn to sort the digits of scikit-learn without labels
-	$(BIN)/scan-tf run --config configs/digits_simclr.yaml --run-dir runs/digits_simclr $(ARGS)
+demo: $(VENV)/.installed  ## learn to sort the digits of scikit-learn without labels (4 minutes)
+	@echo "The demo takes 2.5 to 4 minutes on two cores."
+	$(BIN)/scan-tf run --config digits_simclr --run-dir runs/digits_simclr $(ARGS)
+	@echo "To go on: source $(VENV)/bin/activate && scan-tf --help (or $(BIN)/scan-tf --help)"
 
-test: $(VENV)/.installed-dev  ## run the tests
+test: $(VENV)/.installed-dev  ## run the tests (20 minutes on two cores)
+	@echo "The tests take 20 minutes or more on two cores."
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-lint: $(VENV)/.installed-dev  ## check style and formatting of imports
+lint: $(VENV)/.installed-dev  ## check style and formatting
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: $(VENV)/.installed-dev  ## check the types
 	$(BIN)/mypy

@@ -1,6 +1,6 @@
 """SCAN, "Learning to Classify Images without Labels" (ECCV 2020), for TensorFlow and Keras.
 
-The pipeline; every stage reads and writes one run directory (`scan_tf.stages`):
+The pipeline; every stage reads and writes one run directory (`scan_tf.pipeline.stages`):
 
     images u8 [N,S,S,3]
       |
@@ -34,54 +34,30 @@ is TensorFlow loaded.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from scan_tf.config import Config
+from scan_tf import lazy
 
 __version__ = "0.1.0"
 
-# Public name -> where it is defined.
-_EXPORTS = {
-    "Config": "scan_tf.config:Config",
-    "ImageSet": "scan_tf.data:ImageSet",
-    "ResNet": "scan_tf.backbones:ResNet",
-    "ScanError": "scan_tf.errors:ScanError",
-    "cluster_scores": "scan_tf.evaluate:cluster_scores",
-    "load_data": "scan_tf.data:load",
-    "mine": "scan_tf.neighbors:mine",
-    "nt_xent": "scan_tf.losses:nt_xent",
-    "predict": "scan_tf.export:predict",
-    "run": "scan_tf.stages:run",
-    "scan_loss": "scan_tf.losses:scan_loss",
+_PUBLIC = {
+    "Config": "config",
+    "Fitted": "pipeline.fitting",
+    "ImageSet": "data.image_set",
+    "ResNet": "models.resnet",
+    "Scan": "pipeline.estimator",
+    "ScanError": "errors",
+    "cluster_scores": "evaluation.metrics",
+    "fit": "pipeline.fitting",
+    "from_array": "data.arrays",
+    "learn_features": "pipeline.steps",
+    "load_config": "config:load",
+    "load_data": "data.sources:load",
+    "mine": "features.neighbors",
+    "nt_xent": "methods.losses",
+    "predict": "pipeline.prediction",
+    "run": "pipeline.stages",
+    "scan_loss": "methods.losses",
+    "self_label": "pipeline.steps",
+    "train_heads": "pipeline.steps",
 }
-
-__all__ = ["__version__", "load_config", *_EXPORTS]
-
-
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read an experiment's YAML file; `overrides` are strings such as `scan.epochs=20`.
-
-    Raises:
-        ConfigError: the file is missing or no YAML, or a setting is bad.
-    """
-    from scan_tf import config, pretext
-
-    return config.load(path, overrides, pretext_config=pretext.config_class)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use (PEP 562)."""
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'scan_tf' has no attribute '{name}'")
-    module, _, attribute = _EXPORTS[name].partition(":")
-    value = getattr(importlib.import_module(module), attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, _names = lazy.names(__name__, _PUBLIC)
+__all__ = ["__version__", *_names]

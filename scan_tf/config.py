@@ -1,306 +1,309 @@
-"""Typed configuration: frozen dataclasses, a strict YAML loader and dotted overrides.
+"""Typed configuration: every setting of the program is a field of one of the sections below.
 
-Every setting of the program is a field of one of the sections below. `load` refuses unknown keys,
-wrong types and values out of range, and names the dotted path, what was expected and what was
-received. Nothing is read from the environment.
+`load` refuses unknown keys, wrong types and values out of range, and names the dotted path, what
+was expected and what was received. Nothing is read from the environment. `scan-tf settings` lists
+the settings with their types, ranges, defaults and meanings, all of it read from the fields.
 
-The pretext section depends on `pretext.name`; the caller passes a function that returns the
-section's class for a name (see `scan_tf.pretext.config_class`), so that this module needs none
-of the layers above it.
+The sections `pretext`, `scan` and `selflabel` are the `Config` of the method that their `name`
+picks: a module in the folder of its kind below `scan_tf/methods/`, or any other by a dotted name.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from scan_tf import reading
+from scan_tf.reading import dump as dump
+from scan_tf.reading import split_override as split_override
+from scan_tf.reading import to_dict as to_dict
+from scan_tf.schema import Section, chosen, setting
 
-from scan_tf.errors import ConfigError
-from scan_tf.schema import Section, did_you_mean, read_yaml, setting, show
+_POLICIES = ("none", "simclr", "strong", "weak")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Section):
-    """Which images. `path` is a folder of images, or the data directory of tensorflow-datasets."""
+    """Which images."""
 
-    name: str = "digits"
-    path: str | None = None
-    # Side in pixels of the square images the networks see; None: the data set's own.
-    image_size: int | None = setting(None, low=4, high=1024)
-    # Refuse a folder with unreadable images instead of listing and skipping them.
-    strict: bool = False
+    name: str = setting(
+        "digits",
+        help="the data set: digits, folder, array, cifar10, cifar20, stl10, "
+        "or any image data set that tensorflow-datasets knows",
+    )
+    path: str | None = setting(
+        None,
+        help="a folder of images (folder), a file of them (array), or the data directory of "
+        "tensorflow-datasets",
+    )
+    image_size: int | None = setting(
+        None, low=4, high=1024, help="side in pixels of the images; null: the data set's own"
+    )
+    strict: bool = setting(
+        False, help="refuse a folder with unreadable images instead of listing and skipping them"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
     """The backbone and the projection head (reference: SCAN, ResNet-18, 512 -> 128)."""
 
-    backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50"] = "resnet18"
-    stem: Literal["cifar", "strided", "stl", "imagenet"] = "cifar"
-    width: int = setting(64, low=1, high=512)
-    projection_dim: int = setting(128, low=2, high=4096)
+    backbone: str = setting(
+        "resnet18",
+        names=("resnet10", "resnet18", "resnet34", "resnet50"),
+        help="a ResNet, or the dotted name of a module with a function `build` like theirs",
+    )
+    stem: Literal["cifar", "strided", "stl", "imagenet"] = setting(
+        "cifar", help="the first layers, by the size of the images that they were made for"
+    )
+    width: int = setting(64, low=1, high=512, help="channels of the first of the four stages")
+    projection_dim: int = setting(
+        128, low=2, high=4096, help="dimensions of the pretext's projection, P"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig(Section):
     """Parameters of the augmentation policies; the defaults are the official SCAN settings."""
 
-    # device: batched TensorFlow ops inside the step; host: the same policies in albumentations.
-    backend: Literal["device", "host"] = "device"
-    flip: float = setting(0.5, low=0, high=1)
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    # Brightness, contrast, saturation, hue of ColorJitter.
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    jitter_probability: float = setting(0.8, low=0, high=1)
-    grayscale_probability: float = setting(0.2, low=0, high=1)
-    # Reflect padding, in pixels, of the weak policy's random crop.
-    weak_padding: int = setting(4, low=0, high=64)
-    # Random rotation of the `simclr` and `weak` views, +- degrees (0: none, as in the paper).
-    rotate: float = setting(0.0, low=0, high=180)
-    strong_ops: int = setting(4, low=0, high=14)
-    # Longest side of the cutout hole in pixels; None: 16, 32, 75 at 32, 96, 224 pixels.
-    cutout: int | None = setting(None, low=0)
+    backend: Literal["device", "host"] = setting(
+        "device",
+        help="device: batched TensorFlow operations inside the step; host: the same policies in "
+        "albumentations",
+    )
+    flip: float = setting(0.5, low=0, high=1, help="probability of a horizontal flip")
+    crop_scale: tuple[float, float] = setting(
+        (0.2, 1.0), help="least and greatest share of the area that a random crop keeps"
+    )
+    crop_ratio: tuple[float, float] = setting(
+        (3 / 4, 4 / 3), help="least and greatest width / height of a random crop"
+    )
+    jitter: tuple[float, float, float, float] = setting(
+        (0.4, 0.4, 0.4, 0.1), help="brightness, contrast, saturation and hue of the colour jitter"
+    )
+    jitter_probability: float = setting(0.8, low=0, high=1, help="probability of the colour jitter")
+    grayscale_probability: float = setting(
+        0.2, low=0, high=1, help="probability that a view loses its colours"
+    )
+    weak_padding: int = setting(
+        4, low=0, high=64, help="reflect padding of the weak policy's random crop, in pixels"
+    )
+    rotate: float = setting(
+        0.0,
+        low=0,
+        high=180,
+        help="random rotation of the simclr and weak views, +- degrees (0: none, as in the paper)",
+    )
+    strong_ops: int = setting(
+        4, low=0, high=14, help="random operations of the strong policy for each image"
+    )
+    cutout: int | None = setting(
+        None,
+        low=0,
+        help="longest side of the strong policy's hole in pixels; null: 16, 32, 75 at 32, 96, 224 "
+        "pixels",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(Section):
-    """Optimiser and schedule. `l2` is coupled: added to the gradient of every parameter."""
+    """Optimiser and schedule."""
 
-    name: Literal["sgd", "adam"] = "adam"
-    lr: float = setting(1e-4, above=0)
-    momentum: float = setting(0.9, low=0, high=1)
-    nesterov: bool = False
-    l2: float = setting(1e-4, low=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    # `epoch` moves the cosine once an epoch, as the official code does; `step` every step.
-    schedule_per: Literal["epoch", "step"] = "epoch"
-    # The cosine ends at lr * final_fraction (official: lr * 0.1**3).
-    final_fraction: float = setting(1e-3, low=0, high=1)
-    warmup_epochs: float = setting(0.0, low=0)
-    # Clip the global norm of the gradient; 0: off.
-    clip_norm: float = setting(0.0, low=0)
+    name: Literal["sgd", "adam"] = setting("adam", help="the optimiser")
+    lr: float = setting(1e-4, above=0, help="learning rate, the highest of the schedule")
+    momentum: float = setting(0.9, low=0, high=1, help="momentum of SGD")
+    nesterov: bool = setting(False, help="Nesterov's form of the momentum of SGD")
+    l2: float = setting(
+        1e-4, low=0, help="coupled weight decay, added to the gradient of every parameter"
+    )
+    schedule: Literal["constant", "cosine"] = setting("constant", help="course of the rate")
+    schedule_per: Literal["epoch", "step"] = setting(
+        "epoch", help="epoch moves the cosine once an epoch, as the official code does"
+    )
+    final_fraction: float = setting(
+        1e-3, low=0, high=1, help="the cosine ends at lr times this (official: 0.1^3)"
+    )
+    warmup_epochs: float = setting(0.0, low=0, help="epochs of a linear rise to lr at the start")
+    clip_norm: float = setting(0.0, low=0, help="greatest global norm of the gradient; 0: any")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Section):
     """What every training stage has."""
 
-    epochs: int = setting(1, low=1)
-    batch_size: int = setting(128, low=2)
+    epochs: int = setting(1, low=1, help="passes over the images")
+    batch_size: int = setting(128, low=2, help="images of a step, B")
     optimizer: OptimizerConfig = OptimizerConfig()
 
 
 @dataclasses.dataclass(frozen=True)
 class PretextConfig(TrainConfig):
-    """What every pretext has; each file in `scan_tf/pretext/` adds its own fields."""
+    """What every pretext has; each file in `scan_tf/methods/pretext/` adds its own fields."""
 
-    name: str = "simclr"
-    # Score the features by kNN every so many epochs, for the curves alone; 0: never.
-    knn_every: int = setting(0, low=0)
+    name: str = setting("", help="the pretext task: a file in scan_tf/methods/pretext/")
+    knn_every: int = setting(
+        0,
+        low=0,
+        help="score the features by kNN every so many epochs, for the curves alone; 0: never",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class NeighborsConfig(Section):
-    """Neighbour mining (Annoy's recall depends on `n_trees` and `search_k`)."""
+    """Neighbour mining."""
 
-    # hnsw needs the extra of that name.
-    index: Literal["annoy", "exact", "hnsw", "auto"] = "auto"
-    k: int = setting(20, low=1)
-    # Neighbours of each held-out image, for the label-free choice of epoch and head.
-    k_validation: int = setting(5, low=1)
-    n_trees: int = setting(100, low=1)
-    # Nodes inspected per query; -1: Annoy's default, n_trees * k.
-    search_k: int = setting(-1, low=-1)
-    # How many queries are compared with the exact search to estimate the recall.
-    recall_sample: int = setting(1000, low=1)
+    index: Literal["annoy", "exact", "hnsw", "auto"] = setting(
+        "auto", help="how neighbours are searched; hnsw needs the extra of that name"
+    )
+    k: int = setting(20, low=1, help="neighbours of every image, K")
+    k_validation: int = setting(
+        5, low=1, help="neighbours of each image that epoch and head are chosen on, without labels"
+    )
+    n_trees: int = setting(100, low=1, help="trees of Annoy; more: better recall, slower")
+    search_k: int = setting(
+        -1, low=-1, help="nodes that Annoy inspects for a query; -1: its default, n_trees * k"
+    )
+    recall_sample: int = setting(
+        1000, low=1, help="queries that are compared with the exact search to estimate the recall"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ScanConfig(TrainConfig):
-    """The clustering stage (SCAN, section 2.2, equation 2)."""
+    """What every clustering has; each file in `scan_tf/methods/clustering/` adds its own fields."""
 
+    name: str = setting("", help="the clustering: a file in scan_tf/methods/clustering/")
     epochs: int = setting(50, low=1)
-    # None: the number of classes, where the data set knows it.
-    num_clusters: int | None = setting(None, low=2)
-    num_heads: int = setting(1, low=1)
-    entropy_weight: float = setting(5.0, low=0)
-    augmentation: Literal["strong", "simclr", "weak", "none"] = "strong"
-    # Train the heads only; the backbone stays in inference mode, without gradient.
-    freeze_backbone: bool = False
-    # Augmented views of every feature kept for training heads alone; 0: none, augment each time.
-    cached_views: int = setting(0, low=0)
-    # Epochs of the heads alone, on cached views, before the epochs of the whole network.
-    head_epochs: int = setting(0, low=0)
-    head_lr: float = setting(1e-3, above=0)
-    # Which images the label-free selection of epoch and head looks at.
-    selection: Literal["heldout", "test", "train"] = "heldout"
-    heldout_fraction: float = setting(0.1, above=0, high=0.5)
+    num_clusters: int | None = setting(
+        None, low=2, help="clusters, C; null: the number of classes, where the data set knows it"
+    )
+    num_heads: int = setting(1, low=1, help="cluster heads, H, of which the best one is kept")
+    augmentation: str = setting(
+        "strong",
+        names=_POLICIES,
+        help="policy of the views, or the dotted name of a function that makes one",
+    )
+    freeze_backbone: bool = setting(
+        False, help="train the heads alone; the backbone stays in inference mode, without gradient"
+    )
+    cached_views: int = setting(
+        0,
+        low=0,
+        help="augmented views of every feature kept for training heads alone; 0: augment each time",
+    )
+    head_epochs: int = setting(
+        0, low=0, help="epochs of the heads alone, on cached views, before those of the network"
+    )
+    head_lr: float = setting(1e-3, above=0, help="learning rate of head_epochs")
+    selection: Literal["heldout", "test", "train"] = setting(
+        "heldout", help="images that the choice of epoch and head, without labels, looks at"
+    )
+    heldout_fraction: float = setting(
+        0.1, above=0, high=0.5, help="share of the training images that heldout sets aside"
+    )
+    combine: Literal["best_head", "consensus"] = setting(
+        "best_head",
+        help="the head of the lowest selection loss, or a classifier of what all heads agree on",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class SelfLabelConfig(TrainConfig):
-    """Self-labelling (SCAN, section 2.3)."""
+    """What every last stage has; each file in `scan_tf/methods/selflabel/` adds its own fields."""
 
-    epochs: int = setting(200, low=1)
+    name: str = setting("", help="the last stage's method: a file in scan_tf/methods/selflabel/")
+    epochs: int = setting(
+        200, low=0, help="passes over the images; 0 leaves the stage out of the run"
+    )
     batch_size: int = setting(1000, low=2)
-    threshold: float = setting(0.99, low=0, high=1)
-    balanced: bool = True
-    augmentation: Literal["strong", "simclr", "weak", "none"] = "strong"
-    # Decay of the moving average of the weights that is kept in the end; 0: off.
-    ema: float = setting(0.0, low=0, high=1)
+    augmentation: str = setting(
+        "strong",
+        names=_POLICIES,
+        help="policy of the views that learn, or the dotted name of a function that makes one",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(Section):
-    """Scores and pictures. `auto` takes the test split where the data set has one."""
+    """Scores and pictures."""
 
-    split: Literal["auto", "train", "test"] = "auto"
-    batch_size: int = setting(500, low=1)
-    knn_k: int = setting(100, low=1)
-    kmeans_restarts: int = setting(10, low=1)
-    # Fit a linear classifier on the pretext's features: one more pass over the training images.
-    linear_probe: bool = True
-    pictures: bool = True
-    # Images on the 2-D map of the features.
-    map_points: int = setting(2000, low=10)
+    split: Literal["auto", "train", "test"] = setting(
+        "auto", help="the split to score; auto: test, where the data set has it"
+    )
+    batch_size: int = setting(500, low=1, help="images at a time, here and wherever none learns")
+    knn_k: int = setting(100, low=1, help="neighbours that the kNN classifier asks")
+    kmeans_restarts: int = setting(10, low=1, help="k-means runs from so many starts")
+    linear_probe: bool = setting(
+        True,
+        help="fit a linear classifier on the pretext's features: one more pass over the images",
+    )
+    pictures: bool = setting(True, help="draw clusters, confusions, curves and the map")
+    map_points: int = setting(2000, low=10, help="images on the 2-D map of the features")
 
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig(Section):
     """How to compute. `auto` picks what measured fastest on the platform; it is written down."""
 
-    dtype: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
-    jit_compile: Literal["auto", "always", "never"] = "auto"
-    # Images are kept on the device up to this size in MiB, and streamed from memory above it.
-    resident_mib: int = setting(4096, low=0)
-    log_every: int = setting(50, low=1)
-    checkpoint_minutes: float = setting(2.0, above=0)
-    progress: bool = True
-    tensorboard: bool = True
-    # Write a profile of a few steps of every stage that is trained.
-    profile: bool = False
+    dtype: Literal["auto", "float32", "mixed_bfloat16"] = setting(
+        "auto", help="precision of the networks; losses and updates are float32 in both"
+    )
+    jit_compile: Literal["auto", "always", "never"] = setting(
+        "auto", help="compile with XLA what gains by it, all, or nothing"
+    )
+    resident_mib: int = setting(
+        4096,
+        low=0,
+        help="images are kept on the device up to this size in MiB, and streamed above it",
+    )
+    log_every: int = setting(50, low=1, help="steps between two rows of metrics")
+    checkpoint_minutes: float = setting(2.0, above=0, help="minutes between two checkpoints")
+    progress: bool = setting(True, help="show how far a stage is")
+    tensorboard: bool = setting(True, help="write scalars for TensorBoard")
+    profile: bool = setting(
+        False, help="write a profile of a few steps of every stage that is trained"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Section):
     """A whole experiment: one YAML file, all stages in it."""
 
-    name: str = "run"
-    seed: int = setting(0, low=0, high=2**31 - 1)
-    # Another number gives another clustering on the same pretext.
-    clustering_seed: int = setting(0, low=0, high=2**31 - 1)
+    name: str = setting("run", help="of the run directory, runs/NAME, where none is given")
+    seed: int = setting(0, low=0, high=2**31 - 1, help="of everything random")
+    clustering_seed: int = setting(
+        0, low=0, high=2**31 - 1, help="another number: another clustering on the same pretext"
+    )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
-    pretext: PretextConfig = PretextConfig()
+    pretext: PretextConfig = chosen("scan_tf.methods.pretext", "simclr")
     neighbors: NeighborsConfig = NeighborsConfig()
-    scan: ScanConfig = ScanConfig()
-    selflabel: SelfLabelConfig = SelfLabelConfig()
+    scan: ScanConfig = chosen("scan_tf.methods.clustering", "scan")
+    selflabel: SelfLabelConfig = chosen("scan_tf.methods.selflabel", "confident")
     evaluate: EvaluateConfig = EvaluateConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
 
-def load(
-    path: str | Path,
-    overrides: Iterable[str] = (),
-    *,
-    pretext_config: Callable[[str], type[PretextConfig]],
-) -> Config:
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file and apply `key.path=value` overrides.
+
+    Where an override picks another method than the file, such as `pretext.name=rotnet`, the file's
+    settings that only the replaced method knows are left out, and named in a warning.
 
     Args:
         path: the YAML file; it holds only what departs from the defaults.
         overrides: strings such as `scan.epochs=20`; the value is read as YAML.
-        pretext_config: gives the class of the pretext section for a `pretext.name`.
 
     Raises:
         ConfigError: the file is missing or no YAML, or a setting is bad.
     """
-    tree = read_yaml(Path(path))
-    for text in overrides:
-        _apply_override(tree, text)
-    return from_dict(tree, pretext_config=pretext_config)
+    return from_dict(reading.read_tree(Config, Path(path), overrides))
 
 
-def from_dict(
-    tree: Mapping[str, Any], *, pretext_config: Callable[[str], type[PretextConfig]]
-) -> Config:
+def from_dict(tree: Mapping[str, Any]) -> Config:
     """Build a Config from nested mappings. Raises ConfigError as `load` does."""
-    pretext = _expand_name(tree.get("pretext", {}))
-    name = pretext.get("name", PretextConfig.name) if isinstance(pretext, Mapping) else None
-    if isinstance(pretext, Mapping) and not isinstance(name, str):
-        raise ConfigError(f"pretext.name: expected a string, got {show(name)}.")
-    special = {"pretext": pretext_config(name)} if isinstance(name, str) else {}
-    return typing.cast(Config, _build(Config, tree, "", special))
-
-
-def to_dict(section: Any) -> Any:
-    """Nested plain dictionaries of a section, ready for YAML or JSON (tuples become lists)."""
-    if dataclasses.is_dataclass(section):
-        return {f.name: to_dict(getattr(section, f.name)) for f in dataclasses.fields(section)}
-    return list(section) if isinstance(section, tuple) else section
-
-
-def dump(config: Config) -> str:
-    """The whole config as YAML, every field written out."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
-
-
-def _apply_override(tree: dict[str, Any], text: str) -> None:
-    key, equals, raw = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"override '{text}': expected key=value, such as scan.epochs=20.")
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override '{text}': the value is not valid YAML: {error}") from error
-    *sections, leaf = key.strip().split(".")
-    for section in sections:
-        inner = _expand_name(tree.get(section) or {})
-        if not isinstance(inner, Mapping):
-            raise ConfigError(f"override '{text}': {section} is {show(inner)}, not a section.")
-        tree[section] = tree = dict(inner)
-    tree[leaf] = value
-
-
-def _expand_name(value: Any) -> Any:
-    """`pretext: rotnet` and `optimizer: sgd` are short for `{name: ...}`."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _build(cls: type, tree: Any, path: str, special: Mapping[str, type]) -> Any:
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{path or 'config'}: expected a mapping, got {show(tree)}.")
-    hints = typing.get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        where = f"{path}.{key}" if path else str(key)
-        if key not in hints:
-            raise ConfigError(f"unknown key '{where}'. {did_you_mean(str(key), hints)}")
-        kind = special.get(key, hints[key])
-        if dataclasses.is_dataclass(kind):
-            if "name" in typing.get_type_hints(kind):
-                value = _expand_name(value)
-            # A section that is given in part keeps the other defaults of its owner.
-            default = _default(cls, key, kind)
-            given = _build(typing.cast(type, kind), value, where, {})
-            changed = {k: getattr(given, k) for k in value}
-            values[key] = dataclasses.replace(default, **changed)
-        else:
-            values[key] = value
-    for key in special.keys() - values.keys():
-        values[key] = special[key]()
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}.{error}" if path else str(error)) from None
-
-
-def _default(cls: type, key: str, kind: Any) -> Any:
-    default = getattr(cls, key)
-    return default if type(default) is kind else kind()
+    return typing.cast(Config, reading.build(Config, tree))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Exit code of a run that ended with its time (EX_TEMPFAIL of sysexits.h: try again).
+TO_BE_CONTINUED = 75
+
 
 class ScanError(Exception):
     """Base of all errors of this package that tell a user what to do next."""

@@ -1,28 +1,82 @@
-"""Sections of a config: typed fields with ranges, and the strict YAML they are read from."""
+"""Sections of a config: typed fields, each with a range, a default and a meaning."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import math
+import pkgutil
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
-
-import yaml
 
 from scan_tf.errors import ConfigError
 
 
 def setting(
-    default: Any, *, low: float | None = None, high: float | None = None, above: float | None = None
+    default: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    names: Sequence[str] = (),
+    help: str = "",
 ) -> Any:
-    """A dataclass field with a range: `low` and `high` are inclusive, `above` is exclusive."""
-    bounds = {"low": low, "high": high, "above": above}
-    return dataclasses.field(default=default, metadata=bounds)
+    """A dataclass field with a range and a meaning.
+
+    Args:
+        default: its value where none is given.
+        low: the least value.
+        high: the greatest value.
+        above: what the value must be greater than.
+        names: the texts to choose from, beside the dotted names of what others wrote.
+        help: what it means, in a sentence without a full stop; where it is empty, the help of the
+            field of that name in the class that is extended.
+    """
+    metadata = {"low": low, "high": high, "above": above, "names": names, "help": help}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def chosen(package: str, default: str) -> Any:
+    """A dataclass field whose section is the `Config` of the method that its `name` picks.
+
+    Args:
+        package: dotted name of the package that holds a module for every method.
+        default: the method where none is named.
+    """
+    return dataclasses.field(
+        default_factory=lambda: find_module(package, default, "name").Config(),
+        metadata={"package": package, "default": default},
+    )
+
+
+def modules_of(package: str) -> list[str]:
+    """Names of the modules in a package, sorted; none of them is imported."""
+    path = importlib.import_module(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(path))
+
+
+def find_module(package: str, name: str, key: str) -> types.ModuleType:
+    """A module by the name in a config: one of `package`, or a dotted name of somebody else's.
+
+    Raises:
+        ConfigError: there is none, or it cannot be imported; the message begins with `key`.
+    """
+    known = modules_of(package)
+    if name in known:
+        return importlib.import_module(f"{package}.{name}")
+    if "." not in name:
+        raise ConfigError(f"{key}: unknown '{name}'. {did_you_mean(name, known)}")
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"{key}: '{name}' cannot be imported ({error}). Expected the dotted name of a module "
+            f"that Python finds, or one of: {', '.join(known)}."
+        ) from error
 
 
 class Section:
@@ -34,7 +88,79 @@ class Section:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = _coerce(hints[field.name], getattr(self, field.name), field.name)
             _check_range(value, field.metadata, field.name)
+            _check_name(value, field.metadata.get("names"), field.name)
             object.__setattr__(self, field.name, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """A setting, in words.
+
+    Attributes:
+        key: its dotted path, such as "scan.optimizer.lr".
+        kind: its type and range, such as "number > 0".
+        default: its default, as YAML has it.
+        help: what it means.
+    """
+
+    key: str
+    kind: str
+    default: str
+    help: str
+
+
+def describe(section: Section, path: str = "") -> Iterator[Described]:
+    """Every setting of a section and of those inside of it, in their order; defaults as it has."""
+    hints = typing.get_type_hints(type(section))
+    for field in dataclasses.fields(section):  # type: ignore[arg-type]
+        value = getattr(section, field.name)
+        key = f"{path}.{field.name}".strip(".")
+        if isinstance(value, Section):
+            yield from describe(value, key)
+        else:
+            kind = _in_words(hints[field.name], field.metadata)
+            yield Described(key, kind, _as_yaml(value), help_of(type(section), field.name))
+
+
+def help_of(section: type[Section], name: str) -> str:
+    """What a field means; "" where neither the class nor those that it extends say it."""
+    for kind in section.__mro__:
+        field = getattr(kind, "__dataclass_fields__", {}).get(name)
+        if field is not None and field.metadata.get("help"):
+            return str(field.metadata["help"])
+    return ""
+
+
+def _in_words(hint: Any, bounds: Mapping[str, Any]) -> str:
+    """A type and a range."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        inner = next(a for a in args if a is not type(None))
+        return f"{_in_words(inner, bounds)}, or null"
+    if origin is Literal:
+        return " | ".join(map(str, args))
+    if origin is tuple:
+        return f"{len(args)} numbers"
+    if bounds.get("names"):
+        return " | ".join([*bounds["names"], "dotted name"])
+    names = {int: "integer", float: "number", bool: "true | false", str: "text"}
+    text = names.get(hint, _kind(hint))
+    low, high, above = (bounds.get(k) for k in ("low", "high", "above"))
+    if low is not None and high is not None:
+        return f"{text} {low} to {high}"
+    if above is not None:
+        return f"{text} > {above}" + ("" if high is None else f", <= {high}")
+    return text if low is None else f"{text} >= {low}"
+
+
+def _as_yaml(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -43,37 +169,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean '{near[0]}'? " if near else ""
     return f"{hint}Available: {', '.join(known)}."
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ConfigError when there is none, or a key is given twice."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the config file cannot be read ({error}).") from error
-    try:
-        _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections, got {show(tree)}.")
-    return tree
-
-
-def _refuse_duplicates(node: yaml.Node | None, path: str) -> None:
-    """safe_load silently keeps the last of two equal keys; a config must not."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = str(key.value)
-            if name in seen:
-                line = key.start_mark.line + 1
-                raise ConfigError(f"{path}:{line}: the key '{name}' is given twice.")
-            seen.add(name)
-            _refuse_duplicates(value, path)
 
 
 def _coerce(hint: Any, value: Any, path: str) -> Any:
@@ -107,6 +202,9 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
 
 
 def _check_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
+    if isinstance(value, tuple):
+        for i, part in enumerate(value):
+            _check_range(part, bounds, f"{path}[{i}]")
     if not isinstance(value, (int, float)):
         return
     low, high, above = (bounds.get(k) for k in ("low", "high", "above"))
@@ -116,6 +214,12 @@ def _check_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
         raise ConfigError(f"{path}: must be greater than {above}, got {value}.")
     if high is not None and value > high:
         raise ConfigError(f"{path}: must be at most {high}, got {value}.")
+
+
+def _check_name(value: Any, names: Sequence[str] | None, path: str) -> None:
+    if names and "." not in value and value not in names:
+        hint = did_you_mean(value, names)
+        raise ConfigError(f"{path}: {show(value)} is not a choice. {hint}")
 
 
 def _kind(hint: Any) -> str:

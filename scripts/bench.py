@@ -155,8 +155,11 @@ def _product(size: int, dtype: str) -> Run:
 def compare(found: Sequence[Result], known: Sequence[Result]) -> None:
     """Fill in the ratios to the baseline, round by round, and the shares of the peak."""
     base = found[0]
-    peak = {r.case.dtype: 1 / min(r.seconds) * r.facts["flop"]
-            for r in known if r.case.group == PEAK and r.seconds}
+    peak = {
+        r.case.dtype: 1 / min(r.seconds) * r.facts["flop"]
+        for r in known
+        if r.case.group == PEAK and r.seconds
+    }
     for result in found:
         if not result.seconds:
             continue
@@ -185,9 +188,7 @@ def measure(cases: Sequence[Case], arguments: argparse.Namespace) -> list[Result
     return [result for result, _ in pairs]
 
 
-def _step(
-    result: Result, call: Callable[[str], Any], what: str, *, warming: bool = False
-) -> None:
+def _step(result: Result, call: Callable[[str], Any], what: str, *, warming: bool = False) -> None:
     if result.note:
         return
     missing = [n for n in result.case.needs if importlib.util.find_spec(n) is None]

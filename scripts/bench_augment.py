@@ -199,12 +199,19 @@ def torchvision_policy(policy: str, batch: int, size: int) -> bench.Run:
     flip = transforms.RandomHorizontalFlip()
     crop = transforms.RandomResizedCrop(size, (0.2, 1.0))
     last = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    change = transforms.Compose({
-        "weak": [transforms.RandomCrop(size, padding=4, padding_mode="reflect"), flip, *last],
-        "simclr": [crop, flip, colour, transforms.RandomGrayscale(0.2), *last],
-        "strong": [flip, transforms.RandomCrop(size), functools.partial(four_ops, draw=draw),
-                   *last, functools.partial(cutout, draw=draw)],
-    }[policy])
+    change = transforms.Compose(
+        {
+            "weak": [transforms.RandomCrop(size, padding=4, padding_mode="reflect"), flip, *last],
+            "simclr": [crop, flip, colour, transforms.RandomGrayscale(0.2), *last],
+            "strong": [
+                flip,
+                transforms.RandomCrop(size),
+                functools.partial(four_ops, draw=draw),
+                *last,
+                functools.partial(cutout, draw=draw),
+            ],
+        }[policy]
+    )
     images = pixels(batch, size)
 
     def run() -> None:
@@ -223,10 +230,10 @@ def scan_tf_policy(policy: str, batch: int, size: int, jit: bool, backend: str) 
     import tensorflow as tf
 
     from scan_tf.config import AugmentConfig, RuntimeConfig
-    from scan_tf.data import ImageSet
-    from scan_tf.device import Device
-    from scan_tf.loader import Loader, Order
-    from scan_tf.task import View
+    from scan_tf.data.image_set import ImageSet
+    from scan_tf.machine import Device
+    from scan_tf.methods.task import View
+    from scan_tf.training.loader import Loader, Order
 
     images = ImageSet("made up", "train", pixels(batch, size), None, (), MEAN, STD, None)
     loader = Loader(
@@ -278,13 +285,24 @@ def main(argv: list[str] | None = None) -> int:
         options: dict[str, Any] = {"policy": policy, **shape}
         device = {**options, "backend": "device"}
         cases.append(case(policy, "Pillow, one process", pillow_policy, options))
-        cases.append(case(policy, "torchvision, one process", torchvision_policy, options,
-                          needs=("torchvision",)))
+        cases.append(
+            case(
+                policy,
+                "torchvision, one process",
+                torchvision_policy,
+                options,
+                needs=("torchvision",),
+            )
+        )
         cases += [
             case(policy, "scan_tf", scan_tf_policy, {**device, "jit": True}),
             case(policy, "scan_tf without XLA", scan_tf_policy, {**device, "jit": False}),
-            case(policy, "scan_tf on the host", scan_tf_policy,
-                 {**options, "backend": "host", "jit": False}),
+            case(
+                policy,
+                "scan_tf on the host",
+                scan_tf_policy,
+                {**options, "backend": "host", "jit": False},
+            ),
         ]
     for name in RANGES:
         options = {"name": name, **shape}

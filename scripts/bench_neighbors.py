@@ -69,9 +69,9 @@ def faiss_flat(features: np.ndarray, k: int) -> np.ndarray:
 
 def scan_tf_exact(features: np.ndarray, k: int) -> np.ndarray:
     """What `neighbors.index: exact` does."""
-    from scan_tf import search
+    from scan_tf.features.search import exact
 
-    return search.exact(features, features, k)[0]
+    return exact(features, features, k)[0]
 
 
 def tensorflow_top_k(features: np.ndarray, k: int) -> np.ndarray:
@@ -95,8 +95,8 @@ def scikit_learn(features: np.ndarray, k: int) -> np.ndarray:
 
 def annoy_of(features: np.ndarray, k: int, trees: int) -> np.ndarray:
     """What `neighbors.index: annoy` does, the index in a file as in a run."""
-    from scan_tf import approximate
     from scan_tf.config import NeighborsConfig
+    from scan_tf.features import approximate
 
     with tempfile.TemporaryDirectory() as folder:
         config, path = NeighborsConfig(n_trees=trees), Path(folder) / "index.ann"
@@ -106,8 +106,8 @@ def annoy_of(features: np.ndarray, k: int, trees: int) -> np.ndarray:
 
 def annoy_queries(k: int, threads: int | None, trees: int, **data: Any) -> bench.Run:
     """The queries alone; the index is made once."""
-    from scan_tf import approximate
     from scan_tf.config import NeighborsConfig
+    from scan_tf.features import approximate
 
     features = rows(**data)
     index = approximate.annoy_index(features, NeighborsConfig(n_trees=trees), seed=0)
@@ -120,7 +120,7 @@ def annoy_queries(k: int, threads: int | None, trees: int, **data: Any) -> bench
 
 def hnsw(features: np.ndarray, k: int) -> np.ndarray:
     """What `neighbors.index: hnsw` does."""
-    from scan_tf import approximate
+    from scan_tf.features import approximate
 
     return approximate.hnsw(features, k, seed=0)
 

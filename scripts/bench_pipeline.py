@@ -22,7 +22,7 @@ from typing import Any
 import bench
 
 # What the parts of the report are looked for in.
-EVALUATION = ("evaluate", "report", "baselines", "probes", "calibration", "pictures", "charts")
+EVALUATION = ("metrics", "knn", "report", "evaluate", "probes", "calibration", "pictures", "charts")
 SIZES: dict[str, list[int]] = {
     "images": [5_000, 10_000, 20_000, 40_000],
     "image size": [16, 24, 32, 48],
@@ -37,21 +37,23 @@ SIZES: dict[str, list[int]] = {
 
 def whole_run(config: str, overrides: Sequence[str]) -> bench.Run:
     """All stages in a new run directory; seconds by stage and by part of the evaluation."""
-    from scan_tf import pretext, runs, stages
-    from scan_tf.config import load
+    from scan_tf import config as settings
+    from scan_tf.pipeline import stages
+    from scan_tf.pipeline.run_dir import Run
+    from scan_tf.pipeline.stage import STAGES
 
-    settings = load(Path(config), list(overrides), pretext_config=pretext.config_class)
+    loaded = settings.load(config, overrides)
 
     def run() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            work = runs.Run(settings, Path(folder))
+            run = Run(loaded, Path(folder))
             profile = cProfile.Profile()
-            for stage in runs.STAGES:
+            for stage in STAGES:
                 if stage == "evaluate":
                     profile.enable()
-                stages.run_stage(work, stage)
+                stages.run_stage(run, stage)
                 profile.disable()
-            seconds = {stage: work.record(stage)["wall_time_s"] for stage in runs.STAGES}
+            seconds = {stage: run.record(stage).wall_time_s for stage in STAGES}
         return {"stages": seconds, "report": parts(profile)}
 
     return run
@@ -62,7 +64,7 @@ def parts(profile: cProfile.Profile) -> dict[str, float]:
     found = {}
     for (file, _, name), (*_, seconds, _) in pstats.Stats(profile).stats.items():
         path = Path(file)
-        inside = path.parent.name == "scan_tf" and path.stem in EVALUATION
+        inside = "scan_tf" in path.parts[:-1] and path.stem in EVALUATION
         if inside and not name.startswith(("_", "<")):
             found[f"{path.stem}.{name}"] = seconds
     return dict(sorted(found.items(), key=lambda item: -item[1]))
@@ -87,8 +89,8 @@ def mining(index: str, images: int = 10_000, k: int = 20) -> bench.Run:
     """Neighbour mining with 128 dimensions."""
     import numpy as np
 
-    from scan_tf import neighbors
     from scan_tf.config import NeighborsConfig
+    from scan_tf.features import neighbors
 
     features = np.random.default_rng(0).standard_normal((images, 128), np.float32)
     settings = NeighborsConfig(index=index)
@@ -103,13 +105,13 @@ def scores(images: int = 10_000, clusters: int = 10) -> bench.Run:
     """Matching clusters and classes, and ACC, NMI, ARI."""
     import numpy as np
 
-    from scan_tf import evaluate
+    from scan_tf.evaluation import metrics
 
     random = np.random.default_rng(0)
     labels, predicted = random.integers(0, clusters, (2, images))
 
     def run() -> None:
-        evaluate.cluster_scores(labels, predicted, num_classes=clusters, num_clusters=clusters)
+        metrics.cluster_scores(labels, predicted, num_classes=clusters, num_clusters=clusters)
 
     return run
 
@@ -118,10 +120,10 @@ def simclr_step(batch: int = 128, size: int = 32) -> bench.Run:
     """A SimCLR step of a small network (ResNet-10 of width 16), in the dtype of this machine."""
     import bench_step
 
-    from scan_tf import device
+    from scan_tf import machine
     from scan_tf.config import RuntimeConfig
 
-    found = device.resolve(RuntimeConfig())
+    found = machine.resolve(RuntimeConfig())
     model = {"backbone": "resnet10", "width": 16, "stem": "cifar"}
     options = {"dtype": found.dtype, "jit": found.jit_step, "batch": batch, "size": size}
     return bench_step.scan_tf_step("simclr", model=model, **options)
@@ -134,26 +136,25 @@ def head_epoch(
     import numpy as np
     import tensorflow as tf
 
-    from scan_tf import backbones, config, device
-    from scan_tf.clustering import ScanTask
-    from scan_tf.heads import ClusterHeads
-    from scan_tf.loader import CachedLoader, Order
-    from scan_tf.train import Trainer
+    from scan_tf import config, machine
+    from scan_tf.methods.clustering import scan
+    from scan_tf.models import resnet
+    from scan_tf.models.heads import ClusterHeads
+    from scan_tf.training.loader import CachedLoader, Order
+    from scan_tf.training.loop import Trainer
 
     random = np.random.default_rng(0)
     runtime = config.RuntimeConfig(progress=False, tensorboard=False, checkpoint_minutes=1e3)
     network = ClusterHeads(heads, clusters)
-    backbone = backbones.build(
-        config.ModelConfig("resnet10", width=64), image_size=8, dtype="float32"
-    )
+    backbone = resnet.build(config.ModelConfig("resnet10", width=64), image_size=8, dtype="float32")
     network(tf.zeros([1, backbone.feature_dim]))
-    settings = config.ScanConfig(freeze_backbone=True, batch_size=batch, epochs=10**6)
-    task = ScanTask(settings, backbone, network, cached=True)
+    settings = scan.Config(freeze_backbone=True, batch_size=batch, epochs=10**6)
+    task = scan.Method(settings, backbone, network, cached=True)
     neighbors = random.integers(0, images, (images, 21), np.int32)
     order = Order(images, batch, seed=0, neighbors=neighbors)
     features = random.standard_normal((1, images, backbone.feature_dim), np.float32)
     loader = CachedLoader(features, task.views, order)
-    where = device.resolve(runtime)
+    where = machine.resolve(runtime)
     trainer = Trainer(task, loader, settings, Path("unused"), runtime=runtime, device=where)
     steps = trainer.steps(0)
 

@@ -39,22 +39,26 @@ def scan_tf_step(
     import numpy as np
     import tensorflow as tf
 
-    from scan_tf import backbones, device, features
+    from scan_tf import machine
     from scan_tf.config import ModelConfig, RuntimeConfig
-    from scan_tf.data import ImageSet
+    from scan_tf.data.image_set import ImageSet
+    from scan_tf.features.embedding import embed
+    from scan_tf.models import resnet
 
-    where = device.resolve(RuntimeConfig(dtype=dtype))
+    where = machine.resolve(RuntimeConfig(dtype=dtype))
     where = dataclasses.replace(where, jit_step=jit)
     count = max(COUNT, batch) if stage != "inference" else batch
     pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
     images = ImageSet("made up", "train", pixels, None, (), (0.5,) * 3, (0.25,) * 3, None)
-    backbone = backbones.build(ModelConfig(**model), image_size=size, dtype=dtype)
+    backbone = resnet.build(
+        ModelConfig(**model), image_size=size, dtype=dtype, mean=images.mean, std=images.std
+    )
     flop = batch * PASSES[stage] * forward_flop(backbone, size)
     if stage == "inference":
-        network = tf.function(lambda x: backbone(x, training=False), jit_compile=jit)
+        network = tf.function(backbone.embed, jit_compile=jit)
 
         def infer() -> dict[str, float]:
-            features.embed(network, images, batch_size=batch)
+            embed(network, images, batch_size=batch)
             return {"flop": flop}
 
         return infer
@@ -72,34 +76,36 @@ def training(stage: str, backbone: Any, images: Any, batch: int, where: Any) -> 
     """The trainer and the loader of a stage."""
     import numpy as np
 
-    from scan_tf import config, pretext
-    from scan_tf.clustering import ScanTask
-    from scan_tf.heads import ClusterHeads
-    from scan_tf.loader import Loader, Order
-    from scan_tf.selflabel import SelfLabelTask
-    from scan_tf.train import Trainer
+    from scan_tf import config
+    from scan_tf.methods import catalog
+    from scan_tf.methods.clustering import scan
+    from scan_tf.methods.selflabel import confident
+    from scan_tf.models.heads import ClusterHeads
+    from scan_tf.training.loader import Loader, Order
+    from scan_tf.training.loop import Trainer
 
     heads = ClusterHeads(1, CLUSTERS)
     heads.build((None, backbone.feature_dim))
     settings: Any
     if stage == "simclr":
-        settings = pretext.config_class("simclr")(batch_size=batch)
-        task = pretext.method_class("simclr")(
+        settings = catalog.config_class("pretext", "simclr")(batch_size=batch)
+        task = catalog.method_class("pretext", "simclr")(
             settings, backbone, projection_dim=128, num_images=len(images)
         )
     elif stage == "scan":
-        settings = config.ScanConfig(batch_size=batch)
-        task = ScanTask(settings, backbone, heads)
+        settings = scan.Config(batch_size=batch)
+        task = scan.Method(settings, backbone, heads)
     else:
         # An untrained network is sure of nothing; every image is to count.
-        settings = config.SelfLabelConfig(batch_size=batch, threshold=0.0)
-        task = SelfLabelTask(settings, backbone, heads)
+        settings = confident.Config(batch_size=batch, threshold=0.0)
+        task = confident.Method(settings, backbone, heads)
     neighbors = np.random.default_rng(1).integers(0, len(images), (len(images), 21), np.int32)
     runtime = config.RuntimeConfig(progress=False, tensorboard=False)
     loader = Loader(
         images,
         task.views,
         Order(len(images), batch, seed=0, neighbors=neighbors),
+        normalise=task.normalise,
         augment_config=config.AugmentConfig(),
         runtime=runtime,
         device=where,
@@ -143,8 +149,10 @@ def torch_step(
     tail = projector if stage == "simclr" else head
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = torch.nn.ModuleList([backbone, tail]).to(place, memory_format=layout)
-    views = [torch.randn(batch, 3, size, size).to(place, memory_format=layout)
-             for _ in range(VIEWS[stage])]
+    views = [
+        torch.randn(batch, 3, size, size).to(place, memory_format=layout)
+        for _ in range(VIEWS[stage])
+    ]
     if stage == "simclr":
         optimizer: Any = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=1e-4)
     else:
@@ -223,12 +231,19 @@ def torch_resnet(model: dict[str, Any]) -> tuple[Any, int]:
         def __init__(self, before: int, after: int, stride: int):
             super().__init__()
             self.main = nn.Sequential(
-                nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after),
-                nn.ReLU(), nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after),
+                nn.Conv2d(before, after, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+                nn.Conv2d(after, after, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(after),
             )
             same = before == after and stride == 1
-            self.skip = nn.Identity() if same else nn.Sequential(
-                nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+            self.skip = (
+                nn.Identity()
+                if same
+                else nn.Sequential(
+                    nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+                )
             )
 
         def forward(self, x: Any) -> Any:

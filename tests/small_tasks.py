@@ -13,30 +13,41 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from scan_tf import backbones, pretext
-from scan_tf.clustering import ScanTask
 from scan_tf.config import (
     AugmentConfig,
     ModelConfig,
     OptimizerConfig,
     RuntimeConfig,
-    ScanConfig,
-    SelfLabelConfig,
     TrainConfig,
 )
-from scan_tf.data import IMAGENET_MEAN, IMAGENET_STD, ImageSet
-from scan_tf.device import Device
-from scan_tf.heads import ClusterHeads
-from scan_tf.loader import CachedLoader, Loader, Order
-from scan_tf.selflabel import SelfLabelTask
-from scan_tf.task import Task
-from scan_tf.train import Trainer
+from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
+from scan_tf.machine import Device
+from scan_tf.methods import catalog
+from scan_tf.methods.clustering import scan, temi
+from scan_tf.methods.selflabel import confident
+from scan_tf.methods.task import Task
+from scan_tf.models import resnet
+from scan_tf.models.heads import ClusterHeads
+from scan_tf.training.loader import CachedLoader, Loader, Order
+from scan_tf.training.loop import Trainer
 
 SIZE, COUNT, BATCH, CLUSTERS, NEIGHBORS = 16, 32, 8, 4, 5
 PLAIN = Device("cpu", "float32", jit_step=False, jit_augment=False)
 QUIET = RuntimeConfig(progress=False, tensorboard=False, log_every=1)
 FAST = OptimizerConfig("adam", lr=3e-3)
-NAMES = [*pretext.available(), "scan", "scan_heads", "scan_frozen", "scan_cached", "selflabel"]
+# Pretexts with options that change what they compute.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "byol_views": ("byol", {"blur": (1.0, 0.1), "solarize": (0.0, 0.2)}),
+    "decoupling_sampled": ("feature_decoupling", {"negatives": 12, "feature": "invariant"}),
+    "moco_symmetric": ("moco", {"symmetric": True, "batch_norm_groups": 2}),
+    "nce_sampled": ("nce", {"negatives": 12}),
+    "rotnet_stage": ("rotnet", {"feature_stage": 3}),
+    "simclr_dclw": ("simclr", {"loss": "dclw"}),
+}
+PRETEXTS = [*catalog.available(), *VARIANTS]
+NAMES = [*PRETEXTS, "scan", "scan_heads", "scan_frozen", "scan_cached", "temi", "selflabel"]
+# Heads are as wide as the papers', which makes them slower than the small network.
+NARROW = {"hidden": 24, "dim": 16, "bottleneck": 8}
 
 
 def images(count: int = COUNT, seed: int = 0, split: str = "train") -> ImageSet:
@@ -44,23 +55,33 @@ def images(count: int = COUNT, seed: int = 0, split: str = "train") -> ImageSet:
     return ImageSet("noise", split, pixels, None, (), IMAGENET_MEAN, IMAGENET_STD)
 
 
-def backbone(dtype: str = "float32") -> backbones.ResNet:
-    return backbones.build(ModelConfig("resnet10", width=4), image_size=SIZE, dtype=dtype)
+def backbone(dtype: str = "float32") -> resnet.ResNet:
+    how = {"image_size": SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return resnet.build(ModelConfig("resnet10", width=4), dtype=dtype, **how)
 
 
 def make(name: str, dtype: str = "float32") -> Task:
     network = backbone(dtype)
-    if name in pretext.available():
-        config = pretext.config_class(name)()
-        return pretext.method_class(name)(config, network, projection_dim=8, num_images=COUNT)
+    if name in PRETEXTS:
+        kind, options = VARIANTS.get(name, (name, {}))
+        config_class = catalog.config_class("pretext", kind)
+        fields = {field.name for field in dataclasses.fields(config_class)}
+        narrow = {field: width for field, width in NARROW.items() if field in fields}
+        config = config_class(**narrow, **options)
+        method = catalog.method_class("pretext", kind)
+        return method(config, network, projection_dim=8, num_images=COUNT)
     heads = ClusterHeads(3 if name == "scan_heads" else 1, CLUSTERS)
     heads.build((None, network.feature_dim))
     if name == "selflabel":
         # New networks are not sure of anything; a third is more than any cluster's even share.
-        return SelfLabelTask(SelfLabelConfig(threshold=0.3, ema=0.9), network, heads)
+        return confident.Method(confident.Config(threshold=0.3, ema=0.9), network, heads)
+    if name == "temi":
+        config = temi.Config()
+        heads = temi.Method.new_heads(config, network.feature_dim, 3, CLUSTERS)
+        return temi.Method(config, network, heads, cached=True)
     frozen = name in ("scan_frozen", "scan_cached")
-    config = ScanConfig(freeze_backbone=frozen)
-    return ScanTask(config, network, heads, cached=name == "scan_cached")
+    config = scan.Config(freeze_backbone=frozen)
+    return scan.Method(config, network, heads, cached=name == "scan_cached")
 
 
 def loader(
@@ -76,6 +97,7 @@ def loader(
         images(),
         task.views,
         order,
+        normalise=task.normalise,
         augment_config=AugmentConfig(),
         runtime=dataclasses.replace(QUIET, **runtime),
         device=device,
@@ -114,9 +136,11 @@ def trainer(
     device: Device = PLAIN,
     runtime: RuntimeConfig = QUIET,
     hook: Any = None,
+    **options: Any,
 ) -> Trainer:
     config = TrainConfig(epochs=epochs, batch_size=BATCH, optimizer=optimizer)
-    return Trainer(task, source, config, directory, runtime=runtime, device=device, hook=hook)
+    options |= {"runtime": runtime, "device": device, "hook": hook}
+    return Trainer(task, source, config, directory, **options)
 
 
 def values(variables: list[Any]) -> list[np.ndarray]:

@@ -10,10 +10,10 @@ import threading
 import numpy as np
 import pytest
 
-from scan_tf import approximate
 from scan_tf.config import NeighborsConfig
 from scan_tf.errors import ConfigError, DataError
-from scan_tf.search import exact
+from scan_tf.features import approximate
+from scan_tf.features.search import exact
 
 CONFIG = NeighborsConfig(n_trees=3)
 
@@ -34,8 +34,8 @@ def recall(found, features, k):
 def test_annoys_index_is_kept_and_used_again(tmp_path, monkeypatch):
     features, path = clustered(500, 8), tmp_path / "new" / "index.ann"
     builds = []
-    keep = approximate._keep
-    monkeypatch.setattr(approximate, "_keep", lambda *args: (builds.append(1), keep(*args)))
+    build = approximate._build
+    monkeypatch.setattr(approximate, "_build", lambda *args: (builds.append(1), build(*args)))
 
     def search(features=features, config=CONFIG, seed=0):
         builds.clear()
@@ -100,9 +100,7 @@ def test_annoy_finds_the_same_from_memory_and_from_a_file(tmp_path):
     features = clustered(2000, 16)
     paths = (None, tmp_path / "index.ann", tmp_path / "index.ann")
     one, made, kept = (
-        approximate.annoy(
-            approximate.annoy_index(features, CONFIG, seed=0, path=path), features, 9
-        )
+        approximate.annoy(approximate.annoy_index(features, CONFIG, seed=0, path=path), features, 9)
         for path in paths
     )
     np.testing.assert_array_equal(made, one)

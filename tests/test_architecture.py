@@ -1,4 +1,4 @@
-"""Holds the code to docs/architecture.md: its tree and its layers are read from there."""
+"""Holds the code to docs/architecture.md: who may import whom is read from its table."""
 
 from __future__ import annotations
 
@@ -9,87 +9,88 @@ import re
 import subprocess
 import sys
 
+import architecture
 import pytest
+from architecture import MODULES, imported, imports_of, package_of
 
 import scan_tf
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "scan_tf"
 FILES = sorted(PACKAGE.rglob("*.py"))
-# All but the package's own file, which imports what it re-exports only on first use.
-MODULES = [path for path in FILES if path != PACKAGE / "__init__.py"]
 MAX_LINES = 320
+MAX_MODULES = 8
+# They may import everything.
+ABOVE_ALL = {"scan_tf"}
+# Packages that may know a run.
+KNOW_RUNS = {"pipeline", "experiments", "explorer", "cli"}
 
 
-def documented_layers() -> dict[str, int]:
-    """Module or folder name -> layer, from the tree in docs/architecture.md."""
+def documented() -> dict[str, set[str]]:
+    """Package -> packages that it may import, from the table in docs/architecture.md."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    tree = text.split("```\nscan_tf/\n")[1].split("```")[0]
-    rows = re.findall(r"^  (\w+)(?:/|\.py) .*?(\d+)$", tree, re.MULTILINE)
-    return {name: int(layer) for name, layer in rows}
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", text, re.MULTILINE)
+    return {name: set(re.findall(r"`(\w+)`", allowed)) for name, allowed in rows}
 
 
-LAYERS = documented_layers()
+TABLE = documented()
 
 
-def part_of(path: pathlib.Path) -> str:
-    """The first component of a module's name inside the package: `data`, `train`, ..."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def test_the_table_is_read():
+    assert TABLE["methods"] == {"models"}
+    assert TABLE["data"] == set()
+    assert {"data", "features", "training"} < TABLE["pipeline"]
 
 
-def imported_parts(source: str, package: str) -> set[str]:
-    """The parts of scan_tf that a source text imports, also inside of functions.
+def test_imports_are_read():
+    source = "import scan_tf.training.loop\ndef f():\n    from ..data.images import fitter\n"
+    assert imported(source, "scan_tf.augment") == {"scan_tf.training.loop", "scan_tf.data.images"}
+    assert imported("from . import ops", "scan_tf.augment") == {"scan_tf.augment.ops"}
+    assert imported("from scan_tf.data import load", "scan_tf.augment") == {"scan_tf.data"}
 
-    `package` is the dotted package that holds the module, for relative imports.
-    """
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, *filter(None, [node.module])])
-            names |= {f"{base}.{alias.name}" for alias in node.names}
-    inside = {name.split(".")[1] for name in names if name.startswith("scan_tf.")}
-    return inside - set(vars(scan_tf)["__all__"])
+
+def test_code_and_documentation_name_the_same_packages():
+    assert {package_of(module) for module in MODULES} - {None} == set(TABLE)
+    assert all(allowed <= set(TABLE) for allowed in TABLE.values())
+
+
+def test_few_modules_lie_beside_the_packages():
+    assert sum(package_of(module) is None for module in MODULES) <= MAX_MODULES
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - ABOVE_ALL))
+def test_a_package_imports_what_the_table_allows(module):
+    own = package_of(module)
+    others = {package_of(other) for other in imports_of(module)} - {own, None}
+    allowed = TABLE[own] if own else set()
+    assert others <= allowed, f"{own} may import {sorted(allowed) or 'nothing'}"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if package_of(m) not in KNOW_RUNS])
+def test_a_run_stops_at_the_door_of_the_pipeline(module):
+    if module in ABOVE_ALL:
+        return
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            names = {n.id for n in ast.walk(node.annotation) if isinstance(n, ast.Name)}
+            assert "Run" not in names, f"line {node.lineno}: '{node.arg}' is a run"
+
+
+def test_the_documentation_says_who_imports_whom():
+    text = architecture.DOCUMENT.read_text(encoding="utf-8")
+    assert text == architecture.with_table(text), "run: python scripts/architecture.py"
+
+
+def test_there_is_no_circle():
+    waiting = {module: imports_of(module) - {"scan_tf"} for module in MODULES}
+    while waiting:
+        free = {module for module, needs in waiting.items() if not needs & set(waiting)}
+        assert free, f"these import each other: {sorted(waiting)}"
+        waiting = {m: needs for m, needs in waiting.items() if m not in free}
 
 
 def identify(path: pathlib.Path) -> str:
     return path.relative_to(ROOT).as_posix()
-
-
-def test_the_tree_is_read():
-    assert LAYERS["errors"] == 0 < LAYERS["schema"] < LAYERS["config"]
-    assert LAYERS["data"] < LAYERS["task"] < LAYERS["train"] < LAYERS["cli"]
-    assert len(LAYERS) > 20
-
-
-def test_imports_are_read():
-    source = "import scan_tf.train\ndef f():\n    from ..data import load\n    from . import ops\n"
-    assert imported_parts(source, "scan_tf.augment") == {"train", "data", "augment"}
-    assert imported_parts("from scan_tf import __version__, task", "scan_tf") == {"task"}
-
-
-def test_code_and_documentation_name_the_same_modules():
-    parts = {part_of(path) for path in MODULES}
-    assert parts == set(LAYERS)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=identify)
-def test_imports_point_to_lower_layers(path):
-    part = part_of(path)
-    package = ".".join(path.relative_to(ROOT).parts[:-1])
-    imported = imported_parts(path.read_text(encoding="utf-8"), package)
-    unknown = (imported | {part}) - set(LAYERS)
-    assert not unknown, f"the tree in docs/architecture.md lacks {sorted(unknown)}"
-    upward = {
-        other
-        for other in imported - {part}
-        if LAYERS[other] >= LAYERS[part]
-    }
-    assert not upward, f"{identify(path)} (layer {LAYERS[part]}) imports {sorted(upward)}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=identify)
@@ -113,7 +114,10 @@ def test_nothing_that_was_read_is_executed(path):
     assert "allow_pickle" not in keywords
 
 
-@pytest.mark.parametrize("module", ["scan_tf", "scan_tf.cli", "scan_tf.config"])
+FACES = sorted(f"scan_tf.{package}" for package in TABLE)
+
+
+@pytest.mark.parametrize("module", ["scan_tf", "scan_tf.cli", "scan_tf.config", *FACES])
 def test_import_loads_no_tensorflow(module):
     program = (
         f"import sys, {module}; heavy = ['tensorflow', 'keras', 'albumentations', 'sklearn'];"
@@ -126,11 +130,22 @@ def test_import_loads_no_tensorflow(module):
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", sorted(scan_tf._EXPORTS))
-def test_public_names_exist(name):
-    module, _, attribute = scan_tf._EXPORTS[name].partition(":")
-    assert getattr(scan_tf, name) is getattr(importlib.import_module(module), attribute)
-    assert name in dir(scan_tf)
+@pytest.mark.parametrize("module", ["scan_tf", *FACES])
+def test_public_names_exist(module):
+    face = importlib.import_module(module)
+    assert face.__all__
+    for name in face.__all__:
+        assert f"{module}.{name}" not in MODULES, "a module of that name would hide it"
+        assert getattr(face, name) is not None
+        assert name in dir(face)
+
+
+@pytest.mark.parametrize("package", sorted(TABLE))
+def test_the_documentation_names_the_public_face(package):
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{package}` \|.*$", text, re.MULTILINE)
+    shown = set(re.findall(r"`(\w+)`", row.split("|")[3]))
+    assert shown <= set(importlib.import_module(f"scan_tf.{package}").__all__)
 
 
 def test_unknown_public_name():

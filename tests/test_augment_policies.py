@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image, ImageOps
 
-from scan_tf.augment import host, make, ops, policies
+from scan_tf.augment import color, geometry, host, ops, policies
+from scan_tf.augment.policies import make
 from scan_tf.config import AugmentConfig
 from scan_tf.errors import ConfigError, DataError
 
@@ -74,6 +76,64 @@ def test_graph_and_xla_draw_the_same(rng, name):
     for jit in (False, True):
         compiled = tf.function(policy, jit_compile=jit)(images, seed)
         np.testing.assert_allclose(compiled, eager, atol=0 if name == "strong" else 2e-5)
+
+
+def naive_blur(image, sigma, radius):
+    """A Gaussian of 2 * radius + 1 pixels each way, the image mirrored at its borders."""
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    for axis in (0, 1):
+        margins = [(radius, radius) if a == axis else (0, 0) for a in range(3)]
+        padded = np.pad(image, margins, mode="reflect")
+        count = image.shape[axis]
+        parts = [np.take(padded, np.arange(count) + radius + o, axis) for o in offsets]
+        image = sum(w * part for w, part in zip(weights, parts, strict=True))
+    return image
+
+
+@pytest.mark.parametrize("radius", [1, 3])
+def test_blur_by_the_formula(rng, radius):
+    images, sigma = noise(rng, 3, 12, 12, 3), np.array([0.1, 0.7, 2.0], np.float32)
+    kernel = geometry.blur_matrix(tf.constant(sigma), 12, radius)
+    np.testing.assert_allclose(tf.reduce_sum(kernel, -1), np.ones((3, 12)), rtol=1e-5)
+    blurred = geometry.mix(images, kernel, kernel)
+    expected = [naive_blur(i, s, radius) for i, s in zip(images.numpy(), sigma, strict=True)]
+    np.testing.assert_allclose(blurred, expected, atol=1e-5)
+    assert [policies.blur_radius(size) for size in (16, 32, 96, 224)] == [1, 1, 4, 11]
+
+
+def test_solarize_is_pil_s(rng):
+    levels = rng.integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    expected = np.asarray(ImageOps.solarize(Image.fromarray(levels), 128))
+    ours = color.solarize(tf.constant(levels[None] / 255, tf.float32))
+    np.testing.assert_allclose(255 * ours[0], expected, atol=1e-4)
+
+
+def test_rates_of_blur_and_solarisation(rng):
+    """Each recognised by itself, and independent of the other."""
+    image = np.zeros((1, 8, 8, 3), np.float32)
+    image[0, :, :4] = 0.9
+    policy = make("simclr", STILL, size=8, mean=MEAN, blur=0.3, solarize=0.2)
+    views = policy(np.repeat(image, 6000, 0), tf.constant([2, 1])).numpy()
+    inverted = np.isclose(views[:, 0, 0, 0], 0.1, atol=1e-5)
+    # What of the left half has come over the edge: less than can be seen below 0.2085 pixels.
+    over = views[:, 0, 4, 0] / 0.9
+    blurred = over > 1e-5
+    visible = (2 - 0.2085) / 1.9
+    for found, expected in ((inverted, 0.2), (blurred, 0.3 * visible)):
+        assert off_by(found.mean(), expected, 6000) < 4
+    assert off_by((inverted & blurred).mean(), 0.06 * visible, 6000) < 4
+    # exp(-1/(2 sigma^2)) / (1 + 2 exp(...)) gives sigma back, uniform up to 2 pixels.
+    share = over[blurred]
+    sigma = np.sqrt(-0.5 / np.log(share / (1 - 2 * share)))
+    np.testing.assert_allclose(np.quantile(sigma, [0, 0.5, 1]), [0.2085, 1.104, 2], atol=0.07)
+
+
+@pytest.mark.parametrize("module", [policies, host])
+def test_an_option_of_another_policy_is_refused(module):
+    with pytest.raises(TypeError, match="blur"):
+        module.make("weak", CONFIG, size=8, mean=MEAN, blur=0.5)
 
 
 @pytest.mark.parametrize("name", ["weak", "simclr", "strong"])
@@ -279,17 +339,21 @@ def test_host_draws_are_independent():
     assert off_by((flipped & grey).mean(), 0.2, 1500) < 4
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_device_and_host_agree_in_distribution(name):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in NAMES), ("simclr", {"blur": 0.5, "solarize": 0.3})],
+)
+def test_device_and_host_agree_in_distribution(name, options):
     """Mean, spread and colourfulness over many views of one smooth image."""
     count, side = 1200, 24
     y, x = np.mgrid[:side, :side] / (side - 1)
     image = np.stack([0.2 + 0.6 * x, 0.3 + 0.5 * y, 0.8 - 0.4 * x * y], -1)
     image = np.round(255 * image).astype(np.uint8)
-    policy = host.make(name, CONFIG, size=16, mean=MEAN)
+    policy = host.make(name, CONFIG, size=16, mean=MEAN, **options)
     on_host = np.stack([policy(image, seed) for seed in range(count)]) / 255.0
     batch = tf.constant(np.repeat(image[None] / 255, count, 0), tf.float32)
-    on_device = policy_of(name)(batch, tf.constant([3, 3])).numpy()
+    on_device = make(name, CONFIG, size=16, mean=MEAN, **options)(batch, tf.constant([3, 3]))
+    on_device = on_device.numpy()
     for statistic in STATISTICS:
         found, expected = statistic(on_device), statistic(on_host)
         error = np.hypot(found.std(), expected.std()) / np.sqrt(count)
@@ -307,3 +371,23 @@ STATISTICS = (
     lambda views: np.abs(np.diff(views, axis=1)).mean((1, 2, 3)),
     lambda views: views[:, :, :8].mean((1, 2, 3)) - views[:, :, 8:].mean((1, 2, 3)),
 )
+
+
+# Policies of somebody else's
+
+
+def test_a_policy_by_a_dotted_name(tmp_path, monkeypatch):
+    (tmp_path / "my_views.py").write_text(
+        "def darker(config, size, mean, factor=0.5):\n"
+        "    return lambda images, seed: images[:, :size, :size] * factor\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    policy = make("my_views.darker", AugmentConfig(), size=3, mean=(0, 0, 0), factor=0.25)
+    images = tf.ones([2, 4, 4, 3])
+    np.testing.assert_array_equal(policy(images, tf.constant([0, 1])), np.full((2, 3, 3, 3), 0.25))
+    for name in ("my_views.lighter", "no_views.darker"):
+        with pytest.raises(ConfigError, match=f"^augmentation '{name}' cannot be imported"):
+            make(name, AugmentConfig(), size=3, mean=(0, 0, 0))
+    with pytest.raises(ConfigError, match="is of the device: set augment.backend: device"):
+        host.make("my_views.darker", AugmentConfig(), size=3, mean=(0, 0, 0))

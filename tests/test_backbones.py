@@ -8,11 +8,11 @@ import official_names
 import pytest
 import tensorflow as tf
 
-from scan_tf import backbones
 from scan_tf.config import ModelConfig
 from scan_tf.errors import DataError
-from scan_tf.heads import ProjectionHead
-from scan_tf.torch_names import load_torch, torch_names
+from scan_tf.models import resnet
+from scan_tf.models.heads import ProjectionHead
+from scan_tf.models.torch_names import load_torch, torch_names
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -25,9 +25,9 @@ def official_backbone() -> dict[str, np.ndarray]:
     return official_names.tensors(official_names.backbone())
 
 
-def official(stem: str) -> tuple[backbones.ResNet, np.ndarray]:
+def official(stem: str) -> tuple[resnet.ResNet, np.ndarray]:
     """The ResNet-18 with the values of the oracle, and the oracle's normalised images."""
-    model = backbones.build(ModelConfig(stem=stem), dtype="float32")
+    model = resnet.build(ModelConfig(stem=stem), dtype="float32")
     load_torch(model, official_backbone(), "backbone.")
     images = (ORACLE[IMAGES[stem]] / 255 - ORACLE["mean"]) / ORACLE["std"]
     return model, images.astype("float32")
@@ -60,7 +60,7 @@ def test_outputs_are_the_official_ones(stem):
 
 
 def test_names_are_those_of_the_official_checkpoint():
-    model = backbones.build(ModelConfig(), dtype="float32")
+    model = resnet.build(ModelConfig(), dtype="float32")
     assert {f"backbone.{name}" for name in torch_names(model)} == official_backbone().keys()
 
 
@@ -74,9 +74,9 @@ def test_large_image_networks_are_named_as_in_torchvision():
 # Shapes and sizes
 
 
-def tiny(**changes) -> backbones.ResNet:
+def tiny(**changes) -> resnet.ResNet:
     config = ModelConfig(**{"backbone": "resnet10", "width": 4, **changes})
-    return backbones.build(config, dtype="float32")
+    return resnet.build(config, dtype="float32")
 
 
 def size(model) -> int:
@@ -94,7 +94,7 @@ def size(model) -> int:
     ],
 )
 def test_parameter_counts(backbone, stem, parameters):
-    model = backbones.build(ModelConfig(backbone=backbone, stem=stem), dtype="float32")
+    model = resnet.build(ModelConfig(backbone=backbone, stem=stem), dtype="float32")
     assert size(model) == parameters
     assert model.feature_dim == (2048 if backbone == "resnet50" else 512)
 
@@ -195,8 +195,8 @@ def test_load_torch_refuses_another_width():
 
 
 def test_bfloat16_is_close_to_float32(rng):
-    exact = backbones.build(ModelConfig(width=16), dtype="float32")
-    mixed = backbones.build(ModelConfig(width=16), dtype="mixed_bfloat16")
+    exact = resnet.build(ModelConfig(width=16), dtype="float32")
+    mixed = resnet.build(ModelConfig(width=16), dtype="mixed_bfloat16")
     for new, old in zip(mixed.variables, exact.variables, strict=True):
         assert new.dtype == "float32"
         new.assign(old)

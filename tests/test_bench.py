@@ -195,18 +195,18 @@ def test_the_networks_compared_are_the_same(script, name):
     pytest.importorskip("torch")
     import torch
 
-    from scan_tf import backbones
     from scan_tf.config import ModelConfig
+    from scan_tf.models import resnet
 
     step = script("bench_step")
     theirs, dim = step.torch_resnet({"backbone": name, "width": 4})
-    ours = backbones.build(ModelConfig(name, width=4), image_size=16, dtype="float32")
+    ours = resnet.build(ModelConfig(name, width=4), image_size=16, dtype="float32")
     assert ours.feature_dim == dim
     sizes = [sorted(p.numel() for p in theirs.parameters())]
     sizes += [sorted(int(np.prod(v.shape)) for v in ours.trainable_variables)]
     assert sizes[0] == sizes[1]
     assert step.torch_flop(theirs, torch.zeros(1, 3, 16, 16)) == step.forward_flop(ours, 16)
-    wide = backbones.build(ModelConfig(), image_size=32, dtype="float32")
+    wide = resnet.build(ModelConfig(), image_size=32, dtype="float32")
     # ResNet-18 at 32 x 32: 0.56 G multiplications and as many additions.
     assert step.forward_flop(wide, 32) == pytest.approx(1.11e9, rel=0.01)
 
@@ -241,7 +241,12 @@ def test_pipeline(script, tmp_path, capsys):
     found, content = written(tmp_path / "found.json")
     run = found["whole run", "tiny"]
     assert list(run["stages"]) == [
-        "pretext", "neighbors", "scan", "selflabel", "evaluate", "export"
+        "pretext",
+        "neighbors",
+        "scan",
+        "selflabel",
+        "evaluate",
+        "export",
     ]
     assert all(seconds > 0 for seconds in run["stages"].values())
     assert "report.write" in run["report"]

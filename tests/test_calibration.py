@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scan_tf import calibration
 from scan_tf.errors import DataError
+from scan_tf.evaluation import calibration
 
 # Images as (confidence, whether right); the confidences lie on the edges of bins as well.
 CONFIDENCES = st.one_of(st.integers(0, 15).map(lambda n: n / 15), st.floats(0, 1, width=32))
@@ -145,16 +145,14 @@ def test_pseudo_labels_are_those_of_a_plain_loop(seed, num_clusters, count, labe
 def test_pseudo_labels_are_those_that_the_training_counts(rng):
     import tensorflow as tf
 
-    from scan_tf.losses import confident_cross_entropy
+    from scan_tf.methods.losses import confident_cross_entropy
 
     # The logits of a confidence of exactly a threshold among them.
     sure = np.log(np.array(calibration.THRESHOLDS)) - np.log1p(-np.array(calibration.THRESHOLDS))
     first = np.concatenate([sure, rng.normal(scale=4, size=200)])
     logits = np.stack([first, np.zeros(len(first))], axis=1).astype(np.float32)
     probs = tf.nn.softmax(logits).numpy()
-    rows = calibration.pseudo_labels(
-        probs.max(axis=1), probs.argmax(axis=1), None, num_clusters=2
-    )
+    rows = calibration.pseudo_labels(probs.max(axis=1), probs.argmax(axis=1), None, num_clusters=2)
     for row in rows:
         _, confident = confident_cross_entropy(logits, logits, row["threshold"])
         assert row["count"] == int(confident)

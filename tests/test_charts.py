@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from png_files import ODD_NAMES, has_colour, pixels
 
-from scan_tf import charts
 from scan_tf.errors import DataError
+from scan_tf.evaluation import charts
 
 
 @pytest.fixture(autouse=True)

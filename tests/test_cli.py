@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tiny_runs import copy, opened, scan_tf, snapshot, write_config, write_images, write_splits
 
-from scan_tf import stages
+from scan_tf.pipeline import stages
 
 STAGES = ("pretext", "neighbors", "scan", "selflabel", "evaluate", "export")
 
@@ -107,7 +107,7 @@ def test_a_corrected_setting_is_not_another_config(config, tmp_path, capsys):
     for batch_size in (61, 62):
         assert scan_tf(*command, f"pretext.batch_size={batch_size}") == 2
         assert f"pretext.batch_size: {batch_size}" in error_of(capsys)
-    assert opened(run).record("pretext")["status"] == "interrupted"
+    assert opened(run).record("pretext").status == "interrupted"
 
 
 def test_a_missing_config_is_named(tmp_path, capsys):

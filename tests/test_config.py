@@ -2,22 +2,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
+import subprocess
+import sys
 
 import pytest
 import yaml
 
-from scan_tf import config, pretext
+from scan_tf import config, schema
 from scan_tf.errors import ConfigError
+from scan_tf.methods import catalog
+from scan_tf.methods.clustering import scan
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
 def build(tree):
-    return config.from_dict(tree, pretext_config=pretext.config_class)
+    return config.from_dict(tree)
 
 
 def load(tmp_path, text, *overrides):
     path = tmp_path / "experiment.yaml"
     path.write_text(text, encoding="utf-8")
-    return config.load(path, overrides, pretext_config=pretext.config_class)
+    return config.load(path, overrides)
 
 
 def message(function, *args):
@@ -89,7 +96,18 @@ def message(function, *args):
             {"runtime": {"jit_compile": True}},
             "runtime.jit_compile: True (bool) is not a choice. Available: always, auto, never.",
         ),
-        ({"scan": "adam"}, "scan: expected a mapping, got 'adam' (str)."),
+        ({"scan": "adam"}, "scan.name: unknown 'adam'. Available: "),
+        ({"scan": {"name": 3}}, "scan.name: expected a string, got 3 (int)."),
+        ({"selflabel": "my.method"}, "selflabel.name: 'my.method' cannot be imported (No module"),
+        (
+            {"selflabel": "scan_tf.methods.pretext.simclr"},
+            "selflabel.name: 'scan_tf.methods.pretext.simclr' is no method: expected a module with "
+            "a class Config that extends SelfLabelConfig, and a class Method.",
+        ),
+        (
+            {"model": {"backbone": "resnet19"}},
+            "model.backbone: 'resnet19' (str) is not a choice. Did you mean 'resnet18'? Available:",
+        ),
         ({"scan": {"optimizer": {"lr": "1e999"}}}, "scan.optimizer.lr: expected a finite number"),
     ],
 )
@@ -117,7 +135,7 @@ def test_bad_value(tree, expected):
         (
             {"pretext": {"name": "simclar"}},
             "pretext.name: unknown 'simclar'. Did you mean 'simclr'? "
-            "Available: moco, rotnet, simclr.",
+            "Available: barlow_twins, byol, dcl, ",
         ),
     ],
 )
@@ -125,11 +143,49 @@ def test_unknown_name(tree, expected):
     assert message(build, tree).startswith(expected)
 
 
+def _bounded():
+    """Every setting with a bound: section class, field, bound, and a value that is just outside."""
+    tree = {f.name: getattr(config.Config(), f.name) for f in dataclasses.fields(config.Config)}
+    sections = [type(v) for v in tree.values() if dataclasses.is_dataclass(v)]
+    sections += [catalog.config_class(k, n) for k in catalog.SECTIONS for n in catalog.available(k)]
+    for section in dict.fromkeys([*sections, config.OptimizerConfig]):
+        for field in dataclasses.fields(section):
+            whole = isinstance(field.default, int) or "int" in str(field.type)
+            step = 1 if whole else 1e-6
+            for bound, sign in (("low", -1), ("high", 1)):
+                value = field.metadata.get(bound)
+                together = field.name in ("queue_size", "batch_norm_groups", "batch_size")
+                if value is not None and not together and "tuple" not in str(field.type):
+                    yield pytest.param(
+                        section,
+                        field.name,
+                        value if whole else float(value),
+                        value + sign * step,
+                        id=f"{section.__module__}.{section.__name__}.{field.name}-{bound}",
+                    )
+
+
+@pytest.mark.parametrize(("section", "name", "bound", "outside"), [*_bounded()])
+def test_a_bound_itself_is_allowed_and_what_is_just_outside_is_not(section, name, bound, outside):
+    with pytest.raises(ConfigError, match=f"^{name}: must be at "):
+        section(**{name: outside})
+    assert getattr(section(**{name: bound}), name) == bound
+
+
+@pytest.mark.parametrize("section", ["scan", "selflabel"])
+def test_a_policy_is_one_of_ours_or_has_a_dotted_name(section):
+    for name in ("none", "simclr", "strong", "weak", "my_package.views.gentle"):
+        assert getattr(build({section: {"augmentation": name}}), section).augmentation == name
+    text = message(build, {section: {"augmentation": "week"}})
+    expected = f"{section}.augmentation: 'week' (str) is not a choice. Did you mean 'weak'?"
+    assert text.startswith(expected)
+
+
 def test_a_section_checks_itself_without_the_loader():
     with pytest.raises(ConfigError, match="^epochs: must be at least 1, got 0.$"):
-        config.ScanConfig(epochs=0)
+        scan.Config(epochs=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.ScanConfig().epochs = 3
+        scan.Config().epochs = 3
 
 
 # Files and overrides
@@ -158,10 +214,10 @@ def test_missing_and_binary_file(tmp_path):
     path = tmp_path / "none.yaml"
     expected = f"{path}: the config file cannot be read"
     with pytest.raises(ConfigError, match=expected):
-        config.load(path, pretext_config=pretext.config_class)
+        config.load(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=expected):
-        config.load(path, pretext_config=pretext.config_class)
+        config.load(path)
 
 
 def test_overrides_go_through_the_same_checks(tmp_path):
@@ -194,9 +250,59 @@ def test_an_override_may_extend_the_short_form(tmp_path):
     assert (loaded.pretext.name, loaded.pretext.epochs) == ("rotnet", 2)
     text = "pretext: {name: simclr, temperature: 0.5}"
     assert load(tmp_path, text, "pretext.epochs=2").pretext.temperature == 0.5
-    # What only the other pretext has is refused, not dropped.
-    expected = "unknown key 'pretext.temperature'. "
-    assert message(load, tmp_path, text, "pretext.name=rotnet").startswith(expected)
+
+
+# Another method by one word
+
+
+@pytest.mark.parametrize("word", ["pretext.name=rotnet", "pretext=rotnet"])
+def test_another_method_leaves_out_what_only_the_replaced_one_knows(tmp_path, caplog, word):
+    text = "pretext: {name: simclr, temperature: 0.5, epochs: 3}"
+    loaded = load(tmp_path, text, word).pretext
+    assert (loaded.name, loaded.epochs) == ("rotnet", 3)
+    assert caplog.messages == [
+        "pretext.name=rotnet in place of simclr: left out temperature, which only simclr has."
+    ]
+
+
+def test_the_same_method_leaves_out_nothing(tmp_path, caplog):
+    text = "pretext: {temperature: 0.5}"
+    assert load(tmp_path, text, "pretext.name=simclr").pretext.temperature == 0.5
+    assert not caplog.messages
+
+
+def test_what_was_said_of_the_new_method_is_not_left_out(tmp_path):
+    text = "pretext: {name: simclr, temperature: 0.5}"
+    asked = ["pretext.name=rotnet", "pretext.temperature=0.1"]
+    assert message(load, tmp_path, text, *asked).startswith("unknown key 'pretext.temperature'. ")
+    # Nor is what no method knows.
+    text = "pretext: {name: simclr, temparature: 0.5}"
+    assert message(load, tmp_path, text, asked[0]).startswith("unknown key 'pretext.temparature'. ")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(("kind", "section"), catalog.SECTIONS.items())
+def test_one_word_picks_any_method_in_every_shipped_config(path, kind, section):
+    for name in catalog.available(kind):
+        loaded = getattr(config.load(path, [f"{section}.name={name}"]), section)
+        assert (loaded.name, type(loaded)) == (name, catalog.config_class(kind, name))
+
+
+def test_the_defaults_alone_are_an_experiment():
+    assert config.Config() == build({})
+    assert config.Config().pretext.name == "simclr"
+
+
+def test_a_config_is_read_and_refused_without_tensorflow():
+    code = (
+        "import sys, scan_tf\n"
+        "from scan_tf import config\n"
+        "config.Config()\n"
+        "try:\n    config.load('configs/digits_simclr.yaml', ['pretext.tempe=3'])\n"
+        "except scan_tf.ScanError: pass\n"
+        "sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'sklearn')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=CONFIGS.parent).returncode == 0
 
 
 # Values that are understood
@@ -212,11 +318,12 @@ def test_numbers_that_yaml_takes_for_strings_or_integers(tmp_path, text, value):
     assert isinstance(lr, float)
 
 
-@pytest.mark.parametrize("name", pretext.available())
+@pytest.mark.parametrize("name", catalog.available())
 def test_the_short_form_and_the_defaults_of_every_pretext(name):
     loaded = build({"pretext": name}).pretext
-    assert type(loaded) is pretext.config_class(name)
-    assert loaded == pretext.config_class(name)() == build({"pretext": {"name": name}}).pretext
+    assert type(loaded) is catalog.config_class("pretext", name)
+    assert loaded == catalog.config_class("pretext", name)()
+    assert loaded == build({"pretext": {"name": name}}).pretext
 
 
 def test_short_forms_of_data_and_optimizer():
@@ -225,9 +332,10 @@ def test_short_forms_of_data_and_optimizer():
     assert loaded.scan.optimizer == dataclasses.replace(config.OptimizerConfig(), name="sgd")
 
 
-@pytest.mark.parametrize("name", pretext.available())
+# The pretext `pretrained` trains nothing.
+@pytest.mark.parametrize("name", [n for n in catalog.available() if n != "pretrained"])
 def test_a_partial_section_keeps_the_other_defaults_of_its_owner(name):
-    default = pretext.config_class(name)().optimizer
+    default = catalog.config_class("pretext", name)().optimizer
     assert default != config.OptimizerConfig()
     loaded = build({"pretext": {"name": name, "optimizer": {"lr": 0.123}}}).pretext.optimizer
     assert loaded == dataclasses.replace(default, lr=0.123)
@@ -246,3 +354,36 @@ def test_dump_and_load_give_the_same_config(tmp_path):
     assert load(tmp_path, text) == first
     assert set(yaml.safe_load(text)) == {f.name for f in dataclasses.fields(config.Config)}
     assert isinstance(yaml.safe_load(text)["augment"]["crop_scale"], list)
+
+
+# What a setting means
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [(s, n) for kind, s in catalog.SECTIONS.items() for n in catalog.available(kind)],
+)
+def test_every_setting_of_every_method_is_explained(section, name):
+    found = list(schema.describe(build({section: name})))
+    assert len({d.key for d in found}) == len(found) > 60
+    assert [d.key for d in found if not d.help or d.help[-1] == "." or d.help[0] == " "] == []
+
+
+def test_a_setting_in_words():
+    found = {d.key: d for d in schema.describe(build({"pretext": "moco"}))}
+    assert found["seed"].kind == f"integer 0 to {2**31 - 1}"
+    assert found["scan.optimizer.lr"].kind == "number > 0"
+    assert found["scan.heldout_fraction"].kind == "number > 0, <= 0.5"
+    assert found["pretext.queue_size"].kind == "integer >= 2, or null"
+    assert found["model.stem"].kind == "cifar | strided | stl | imagenet"
+    assert (found["augment.crop_scale"].kind, found["augment.crop_scale"].default) == (
+        "2 numbers",
+        "[0.2, 1]",
+    )
+    assert found["pretext.optimizer.lr"].default == "0.06"
+    assert found["pretext.momentum"].help == "of the key encoder"
+    # Replaced by the method with another default, explained by the class that it extends.
+    assert (found["pretext.epochs"].default, found["pretext.epochs"].help) == (
+        "200",
+        "passes over the images",
+    )

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scan_tf import data
 from scan_tf.config import DataConfig
-from scan_tf.data import folder, images
+from scan_tf.data import images, sources
+from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
+from scan_tf.data.sets import folder
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 
 PACKS = Path(__file__).parents[2] / "shared" / "data"
@@ -25,9 +26,9 @@ def write(root: Path, files: Mapping[str, int]) -> Path:
     return root
 
 
-def load(root: Path | str | None, split: str = "train", **options) -> data.ImageSet | None:
+def load(root: Path | str | None, split: str = "train", **options) -> ImageSet | None:
     path = None if root is None else str(root)
-    return data.load(DataConfig(name="folder", path=path, **options), split)
+    return sources.load(DataConfig(name="folder", path=path, **options), split)
 
 
 def test_sub_folders_are_labels_and_the_order_is_sorted(tmp_path) -> None:
@@ -41,7 +42,7 @@ def test_sub_folders_are_labels_and_the_order_is_sorted(tmp_path) -> None:
     np.testing.assert_array_equal(
         found.images, np.array([2, 1, 4, 3])[:, None, None, None] * np.ones((1, 8, 8, 3))
     )
-    assert (found.mean, found.std) == (data.IMAGENET_MEAN, data.IMAGENET_STD)
+    assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert load(tmp_path, "test") is None
 
 
@@ -101,9 +102,10 @@ def test_unreadable_files_are_skipped_and_listed(tmp_path, caplog) -> None:
 
 def test_strict_refuses_unreadable_files(tmp_path) -> None:
     write(tmp_path, {"ok.png": 1})
-    for i in range(7):
-        (tmp_path / f"bad{i}.jpg").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"(?s)7 of 8.*bad0\.jpg.*and 2 more.*data\.strict: false"):
+    for i in range(12):
+        (tmp_path / f"bad{i:02}.jpg").write_bytes(b"broken")
+    said = r"(?s)12 of 13.*bad00\.jpg.*and 2 more.*data\.strict: false"
+    with pytest.raises(DataError, match=said):
         load(tmp_path, strict=True)
 
 
@@ -154,3 +156,15 @@ def test_a_real_folder_of_photos(weather) -> None:
     np.testing.assert_array_equal(gray[..., 0], gray[..., 2])
     again = load(weather, image_size=32)
     np.testing.assert_array_equal(again.images, found.images)
+
+
+def test_small_images_are_named_for_what_enlarging_them_costs(tmp_path, caplog) -> None:
+    write(tmp_path, {"1.png": 1, "2.png": 2, "3.png": 3})
+    (tmp_path / "4.png").write_bytes(b"broken")
+    load(tmp_path, image_size=6)
+    assert "enlarged" not in caplog.text
+    load(tmp_path, image_size=12)
+    assert (
+        "most images are smaller than data.image_size=12, about 6 pixels: they are enlarged, and "
+        "every step costs 4.0 times as much as with data.image_size=6." in caplog.text
+    )

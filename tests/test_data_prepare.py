@@ -1,4 +1,4 @@
-"""Folder -> files of tensorflow-datasets -> plain `tfds.load` and `data.load`."""
+"""Folder -> files of tensorflow-datasets -> plain `tfds.load` and `sources.load`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from scan_tf import data
 from scan_tf.config import DataConfig
-from scan_tf.data import cifar10, cifar20, stl10, tfds_any
+from scan_tf.data import sources
+from scan_tf.data.image_set import IMAGENET_MEAN
 from scan_tf.data.prepare import LABELS, prepare
+from scan_tf.data.sets import cifar10, cifar20, stl10
+from scan_tf.data.tfds import _PREPARABLE, DEFAULT_SIZE
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_tfds.py"
@@ -56,7 +58,7 @@ def test_cifar10_round_trip(dirs) -> None:
         for example in examples:
             path = written[example["image"].tobytes()]
             assert path.split("/")[:2] == [split, cifar10.CLASS_NAMES[example["label"]]]
-        loaded = data.load(DataConfig(name="cifar10", path=str(target)), split)
+        loaded = sources.load(DataConfig(name="cifar10", path=str(target)), split)
         np.testing.assert_array_equal(loaded.images, [e["image"] for e in examples])
         np.testing.assert_array_equal(loaded.labels, [e["label"] for e in examples])
         assert loaded.labels.dtype == np.int64
@@ -81,7 +83,7 @@ def test_a_set_without_test_images_has_no_test_split(dirs) -> None:
     source, target = dirs
     write(source, {"train/cat": 2}, size=32)
     prepare(source, "cifar10", target)
-    assert data.load(DataConfig(name="cifar10", path=str(target)), "test") is None
+    assert sources.load(DataConfig(name="cifar10", path=str(target)), "test") is None
 
 
 def test_preparing_twice_gives_the_same_order(dirs, tmp_path) -> None:
@@ -90,7 +92,7 @@ def test_preparing_twice_gives_the_same_order(dirs, tmp_path) -> None:
     prepare(source, "cifar10", target)
     prepare(source, "cifar10", tmp_path / "again")
     first, second = (
-        data.load(DataConfig(name="cifar10", path=str(p)), "train")
+        sources.load(DataConfig(name="cifar10", path=str(p)), "train")
         for p in (target, tmp_path / "again")
     )
     np.testing.assert_array_equal(first.images, second.images)
@@ -101,7 +103,7 @@ def test_other_sizes_are_fitted(dirs) -> None:
     source, target = dirs
     write(source, {"train/cat": 1}, size=50)
     prepare(source, "cifar10", target)
-    small = data.load(DataConfig(name="cifar10", path=str(target), image_size=16), "train")
+    small = sources.load(DataConfig(name="cifar10", path=str(target), image_size=16), "train")
     assert small.images.shape == (1, 16, 16, 3)
 
 
@@ -119,7 +121,7 @@ def test_cifar100_becomes_cifar20(dirs, own_map) -> None:
         name = written[example["image"].tobytes()].split("/")[1]
         assert cifar20.FINE_NAMES[example["label"]] == name
         assert cifar20.CLASS_NAMES[example["coarse_label"]] == coarse[name]
-    loaded = data.load(DataConfig(name="cifar20", path=str(target)), "train")
+    loaded = sources.load(DataConfig(name="cifar20", path=str(target)), "train")
     names = [written[image.tobytes()].split("/")[1] for image in loaded.images]
     assert [loaded.class_names[i] for i in loaded.labels] == [coarse[n] for n in names]
     assert (loaded.name, loaded.num_classes, loaded.mean) == ("cifar20", 20, cifar20.MEAN)
@@ -133,7 +135,7 @@ def test_stl10_pretext_sees_train_and_unlabelled(dirs, spelling) -> None:
     prepare(source, "stl10", target)
     assert {int(e["label"]) for e in plain("stl10", target, "unlabelled")} == {-1}
     config = DataConfig(name="stl10", path=str(target))
-    pretext, train, test = (data.load(config, s) for s in ("pretext", "train", "test"))
+    pretext, train, test = (sources.load(config, s) for s in ("pretext", "train", "test"))
     assert pretext.images.shape == (9, 96, 96, 3)
     assert pretext.labels is None
     np.testing.assert_array_equal(pretext.images[:4], train.images)
@@ -142,14 +144,14 @@ def test_stl10_pretext_sees_train_and_unlabelled(dirs, spelling) -> None:
         stl10.CLASS_NAMES[k] for k in train.labels
     ]
     assert len(test) == 1
-    assert test.mean == data.IMAGENET_MEAN
+    assert test.mean == IMAGENET_MEAN
 
 
 def test_stl10_without_unlabelled_images(dirs) -> None:
     source, target = dirs
     write(source, {"train/car": 2}, size=96)
     prepare(source, "stl10", target)
-    pretext = data.load(DataConfig(name="stl10", path=str(target)), "pretext")
+    pretext = sources.load(DataConfig(name="stl10", path=str(target)), "pretext")
     assert len(pretext) == 2
     np.testing.assert_array_equal(pretext.labels, [stl10.CLASS_NAMES.index("car")] * 2)
 
@@ -162,12 +164,12 @@ def test_a_set_of_your_own(dirs) -> None:
     examples = plain("my_fruit", target, "train")
     assert {e["image"].shape for e in examples} == {(20, 20, 3)}
     for name in ("my_fruit", "tfds:my_fruit"):
-        found = data.load(DataConfig(name=name, path=str(target), image_size=20), "train")
+        found = sources.load(DataConfig(name=name, path=str(target), image_size=20), "train")
         assert found.class_names == ("fig", "pear", "plum")
         paths = [written[image.tobytes()].split("/")[1] for image in found.images]
         assert [found.class_names[i] for i in found.labels] == paths
-    test = data.load(DataConfig(name="my_fruit", path=str(target)), "test")
-    assert test.images.shape == (1, tfds_any.DEFAULT_SIZE, tfds_any.DEFAULT_SIZE, 3)
+    test = sources.load(DataConfig(name="my_fruit", path=str(target)), "test")
+    assert test.images.shape == (1, DEFAULT_SIZE, DEFAULT_SIZE, 3)
 
 
 @pytest.mark.parametrize(
@@ -224,11 +226,11 @@ def test_a_broken_image_leaves_nothing_behind(dirs) -> None:
         prepare(source, "cifar10", target)
     config = DataConfig(name="cifar10", path=str(target))
     with pytest.raises(MissingDataError, match="scan-tf prepare"):
-        data.load(config, "train")
+        sources.load(config, "train")
     write(source, {"train/dog": 1}, size=32)
     (source / "train/cat/0001.png").unlink()
     prepare(source, "cifar10", target)
-    assert len(data.load(config, "train")) == 2
+    assert len(sources.load(config, "train")) == 2
 
 
 def test_nothing_is_overwritten(dirs) -> None:
@@ -246,7 +248,7 @@ def test_damaged_files_are_reported(dirs) -> None:
     (shard,) = where.glob("*.tfrecord*")
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(DataError, match="damaged after"):
-        data.load(DataConfig(name="cifar10", path=str(target)), "train")
+        sources.load(DataConfig(name="cifar10", path=str(target)), "train")
 
 
 def test_missing_source(tmp_path) -> None:
@@ -255,7 +257,7 @@ def test_missing_source(tmp_path) -> None:
 
 
 def test_the_advice_names_what_can_be_prepared() -> None:
-    assert set(tfds_any._PREPARABLE) == set(LABELS)
+    assert set(_PREPARABLE) == set(LABELS)
 
 
 def test_the_script(dirs, monkeypatch, capsys) -> None:

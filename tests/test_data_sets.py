@@ -6,13 +6,14 @@ import sys
 import numpy as np
 import pytest
 
-from scan_tf import data
 from scan_tf.config import DataConfig
-from scan_tf.data import cifar10, cifar20, digits, stl10, tfds_any
+from scan_tf.data import sources, tfds
+from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
+from scan_tf.data.sets import cifar10, cifar20, digits, stl10
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 
 
-def make(**changes) -> data.ImageSet:
+def make(**changes) -> ImageSet:
     fields = {
         "name": "toy",
         "split": "train",
@@ -23,7 +24,7 @@ def make(**changes) -> data.ImageSet:
         "std": (0.2, 0.2, 0.2),
         "paths": tuple("vwxyz"),
     }
-    return data.ImageSet(**fields | changes)
+    return ImageSet(**fields | changes)
 
 
 def test_importing_the_package_stays_light() -> None:
@@ -37,7 +38,7 @@ def test_importing_the_package_stays_light() -> None:
 
 
 def test_available_names_the_data_sets() -> None:
-    assert data.available() == ["cifar10", "cifar20", "digits", "folder", "stl10"]
+    assert sources.available() == ["array", "cifar10", "cifar20", "digits", "folder", "stl10"]
 
 
 def test_size_and_classes() -> None:
@@ -75,7 +76,7 @@ def test_parts_that_do_not_fit_are_refused(changes, message) -> None:
 def test_digits_are_the_scikit_learn_ones() -> None:
     from sklearn.datasets import load_digits
 
-    small = data.load(DataConfig(name="digits", image_size=8), "pretext")
+    small = sources.load(DataConfig(name="digits", image_size=8), "pretext")
     truth = load_digits()
     assert small.images.shape == (1797, 8, 8, 3)
     for channel in range(3):
@@ -87,17 +88,17 @@ def test_digits_are_the_scikit_learn_ones() -> None:
 
 
 def test_digits_are_enlarged_and_described() -> None:
-    large = data.load(DataConfig(), "train")
+    large = sources.load(DataConfig(), "train")
     assert large.images.shape == (1797, digits.DEFAULT_SIZE, digits.DEFAULT_SIZE, 3)
     assert large.images.dtype == np.uint8
     scaled = large.images / 255
     np.testing.assert_allclose(scaled.mean((0, 1, 2)), large.mean, rtol=1e-9)
     np.testing.assert_allclose(scaled.std((0, 1, 2)), large.std, rtol=1e-9)
     # Enlarging keeps the picture: averaging it down again gives about the small one.
-    small = data.load(DataConfig(image_size=8), "train").images.astype(float)
+    small = sources.load(DataConfig(image_size=8), "train").images.astype(float)
     back = large.images.reshape(1797, 8, 2, 8, 2, 3).mean((2, 4))
     assert np.corrcoef(back.ravel(), small.ravel())[0, 1] > 0.99
-    assert data.load(DataConfig(), "test") is None
+    assert sources.load(DataConfig(), "test") is None
 
 
 def test_constants() -> None:
@@ -106,8 +107,8 @@ def test_constants() -> None:
     assert cifar10.STD == (0.2023, 0.1994, 0.2010)
     assert cifar20.MEAN == (0.5071, 0.4867, 0.4408)
     assert cifar20.STD == (0.2675, 0.2565, 0.2761)
-    assert data.IMAGENET_MEAN == (0.485, 0.456, 0.406)
-    assert data.IMAGENET_STD == (0.229, 0.224, 0.225)
+    assert IMAGENET_MEAN == (0.485, 0.456, 0.406)
+    assert IMAGENET_STD == (0.229, 0.224, 0.225)
     assert len(cifar10.CLASS_NAMES) == len(stl10.CLASS_NAMES) == 10
     assert len(cifar20.CLASS_NAMES) == 20
     assert len(set(cifar20.FINE_NAMES)) == 100
@@ -125,12 +126,12 @@ def test_constants() -> None:
 )
 def test_unknown_names(name, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        data.load(DataConfig(name=name), "train")
+        sources.load(DataConfig(name=name), "train")
 
 
 def test_unknown_split() -> None:
     with pytest.raises(ConfigError, match="split: 'tset'.*'test'"):
-        data.load(DataConfig(), "tset")
+        sources.load(DataConfig(), "tset")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_unknown_split() -> None:
 )
 def test_a_set_that_is_not_prepared_says_how(tmp_path, name, builder) -> None:
     with pytest.raises(MissingDataError) as caught:
-        data.load(DataConfig(name=name, path=str(tmp_path)), "train")
+        sources.load(DataConfig(name=name, path=str(tmp_path)), "train")
     text = str(caught.value)
     assert f"tfds.builder('{builder}', data_dir='{tmp_path}').download_and_prepare()" in text
     assert f"scan-tf prepare --from FOLDER --as {builder} --data-dir {tmp_path}" in text
@@ -147,7 +148,7 @@ def test_a_set_that_is_not_prepared_says_how(tmp_path, name, builder) -> None:
 
 def test_a_set_that_prepare_cannot_write_says_so(tmp_path) -> None:
     with pytest.raises(MissingDataError, match="data.name: folder") as caught:
-        data.load(DataConfig(name="mnist", path=str(tmp_path)), "train")
+        sources.load(DataConfig(name="mnist", path=str(tmp_path)), "train")
     assert "scan-tf prepare" not in str(caught.value)
 
 
@@ -156,6 +157,6 @@ def test_other_image_features_become_rgb(channels) -> None:
     import tensorflow as tf
 
     gray = tf.constant(np.full((2, 2, channels), 40, np.uint8))
-    np.testing.assert_array_equal(tfds_any._to_rgb(gray), np.full((2, 2, 3), 40))
+    np.testing.assert_array_equal(tfds._to_rgb(gray), np.full((2, 2, 3), 40))
     deep = tf.constant(np.full((2, 2, channels), 40 * 257, np.uint16))
-    np.testing.assert_array_equal(tfds_any._to_rgb(deep), np.full((2, 2, 3), 40))
+    np.testing.assert_array_equal(tfds._to_rgb(deep), np.full((2, 2, 3), 40))

@@ -15,16 +15,21 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from scan_tf import checkpoint, data, export, features
-from scan_tf.backbones import ResNet
 from scan_tf.config import DataConfig
-from scan_tf.data import images as files
+from scan_tf.data import sources
+from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
+from scan_tf.data.images import read_image, resize_and_crop
 from scan_tf.errors import ConfigError, DataError, MissingDataError, StageError
-from scan_tf.heads import ClusterHeads
+from scan_tf.features.embedding import embed
+from scan_tf.models.heads import ClusterHeads
+from scan_tf.models.resnet import ResNet
+from scan_tf.models.weights import load_weights, save_weights
+from scan_tf.pipeline import savedmodel
+from scan_tf.pipeline.prediction import predict
 
 SIZE = 12
 CLUSTERS = 5
-MEAN, STD = data.IMAGENET_MEAN, data.IMAGENET_STD
+MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 # One of each stem and kind of block, with unequal stages.
 NETWORKS = {
     "cifar": {"blocks": (1, 1, 1, 1), "stem": "cifar", "width": 4},
@@ -48,9 +53,7 @@ np.savez(sys.argv[3], **results)
 
 
 def build(kind: str, dtype: str) -> ResNet:
-    backbone = ResNet(**NETWORKS[kind], dtype=dtype)
-    backbone(tf.zeros([1, SIZE, SIZE, 3]))
-    return backbone
+    return ResNet(**NETWORKS[kind], dtype=dtype, image_size=SIZE, mean=MEAN, std=STD)
 
 
 def make(kind: str, dtype: str) -> tuple[ResNet, ClusterHeads]:
@@ -70,7 +73,7 @@ def make(kind: str, dtype: str) -> tuple[ResNet, ClusterHeads]:
 
 
 def save(directory: Path, backbone: ResNet, heads: ClusterHeads) -> None:
-    export.save(directory, backbone, heads, image_size=SIZE, mean=MEAN, std=STD)
+    savedmodel.save(directory, backbone, heads)
 
 
 def serve(directory: Path, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -82,10 +85,10 @@ def serve(directory: Path, images: np.ndarray) -> dict[str, np.ndarray]:
 
 def in_memory(backbone: ResNet, heads: ClusterHeads, images: np.ndarray) -> dict[str, np.ndarray]:
     """What the stages of the pipeline compute from uint8 [B,S,S,3]."""
-    image_set = data.ImageSet(
+    image_set = ImageSet(
         name="test", split="train", images=images, labels=None, class_names=(), mean=MEAN, std=STD
     )
-    embedded = features.embed(lambda x: backbone(x, training=False), image_set)
+    embedded = embed(backbone.embed, image_set)
     probs = tf.nn.softmax(heads(embedded)[0]).numpy()
     return {"features": embedded, "probabilities": probs, "cluster": probs.argmax(-1)}
 
@@ -139,7 +142,7 @@ def test_a_program_with_tensorflow_alone_gets_the_same(tmp_path, networks, run_d
     )
     out = np.load(tmp_path / "out.npz")
     for name, images in {"native": native, "wide": wide, "large": large}.items():
-        squares = files.resize_and_crop(images, SIZE).numpy()
+        squares = resize_and_crop(images, SIZE).numpy()
         expected = in_memory(*networks, squares)
         assert out[f"{name}/cluster"].dtype == np.int64
         assert out[f"{name}/probabilities"].dtype == out[f"{name}/features"].dtype == np.float32
@@ -165,9 +168,9 @@ def test_signature_takes_any_shape_and_names_its_outputs(run_dir) -> None:
 
 
 def test_a_native_image_is_served_exactly_as_the_folder_loads_it(run_dir, photos) -> None:
-    loaded = data.load(DataConfig(name="folder", path=str(photos), image_size=SIZE), "train")
+    loaded = sources.load(DataConfig(name="folder", path=str(photos), image_size=SIZE), "train")
     for path, square in zip(loaded.paths, loaded.images, strict=True):
-        original = serve(run_dir / "export", files.read_image(path)[None])
+        original = serve(run_dir / "export", read_image(path)[None])
         prepared = serve(run_dir / "export", square[None])
         for key in original:
             np.testing.assert_array_equal(original[key], prepared[key], err_msg=path)
@@ -180,16 +183,16 @@ def test_a_network_trained_in_bfloat16_is_served_in_float32(tmp_path, rng, kind)
     images = rng.integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
     out = serve(tmp_path / "export", images)
 
-    checkpoint.save_weights(tmp_path / "weights.npz", {"backbone": backbone})
+    save_weights(tmp_path / "weights.npz", {"backbone": backbone})
     full = build(kind, "float32")
-    checkpoint.load_weights(tmp_path / "weights.npz", {"backbone": full})
+    load_weights(tmp_path / "weights.npz", {"backbone": full})
     expected = in_memory(full, heads, images)
     np.testing.assert_allclose(out["features"], expected["features"], rtol=1e-4, atol=1e-5)
     half = in_memory(backbone, heads, images)["features"]
     error = np.abs(half - expected["features"]).max()
     assert error > 10 * np.abs(out["features"] - expected["features"]).max()
 
-    report = export.check(tmp_path / "export", backbone, heads, images, MEAN, STD)
+    report = savedmodel.check(tmp_path / "export", backbone, heads, images)
     assert report["images"] == 4
     assert report["agreement"] == 1.0
     assert report["max_difference"] < 1e-5
@@ -202,7 +205,7 @@ def test_check_refuses_other_weights(run_dir, networks, rng) -> None:
     other.build((None, backbone.feature_dim))
     other.heads[0].kernel.assign(-np.asarray(heads.heads[0].kernel))
     with pytest.raises(StageError, match="of 8 images into another cluster"):
-        export.check(run_dir / "export", backbone, other, images, MEAN, STD)
+        savedmodel.check(run_dir / "export", backbone, other, images)
 
 
 def test_check_refuses_nan(tmp_path, rng) -> None:
@@ -211,7 +214,7 @@ def test_check_refuses_nan(tmp_path, rng) -> None:
     save(tmp_path / "export", backbone, heads)
     images = rng.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
     with pytest.raises(StageError, match="nan"):
-        export.check(tmp_path / "export", backbone, heads, images, MEAN, STD)
+        savedmodel.check(tmp_path / "export", backbone, heads, images)
 
 
 def test_model_json_holds_what_a_user_needs_to_know(run_dir) -> None:
@@ -273,7 +276,7 @@ def test_predict_on_files_of_all_kinds(
     tmp_path, networks, run_dir, photos, caplog, batch_size
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        skipped = export.predict(run_dir, [photos], tmp_path / "out.csv", batch_size=batch_size)
+        skipped = predict(run_dir, [photos], tmp_path / "out.csv", batch_size=batch_size)
     assert skipped == [photos / "bad.png", photos / "sub" / "empty.jpg"]
     assert "2 of 7 images cannot be read" in caplog.text
     assert all(str(path) in caplog.text for path in skipped)
@@ -281,7 +284,7 @@ def test_predict_on_files_of_all_kinds(
     rows = read_csv(tmp_path / "out.csv")
     names = ["clear.png", "gray.png", "native.png", "sub/small.bmp", "wide.png"]
     assert [row["path"] for row in rows] == [str(photos / name) for name in names]
-    squares = [files.resize_and_crop(files.read_image(row["path"]), SIZE) for row in rows]
+    squares = [resize_and_crop(read_image(row["path"]), SIZE) for row in rows]
     expected = in_memory(*networks, np.stack(squares))
     assert [int(row["cluster"]) for row in rows] == expected["cluster"].tolist()
     confidence = [float(row["confidence"]) for row in rows]
@@ -291,7 +294,7 @@ def test_predict_on_files_of_all_kinds(
 
 def test_predict_one_image_with_the_savedmodel_itself(run_dir, photos, tmp_path) -> None:
     image = photos / "native.png"
-    assert export.predict(run_dir / "export", [str(image)], tmp_path / "new" / "out.csv") == []
+    assert predict(run_dir / "export", [str(image)], tmp_path / "new" / "out.csv") == []
     (row,) = read_csv(tmp_path / "new" / "out.csv")
     assert list(row) == ["path", "cluster", "confidence"]
     assert row["path"] == str(image)
@@ -301,7 +304,7 @@ def test_predict_keeps_paths_and_their_order(run_dir, photos, tmp_path, monkeypa
     monkeypatch.chdir(photos)
     odd = 'a, "b"\n\udcff.png'
     (photos / "native.png").rename(odd)
-    export.predict(run_dir, ["wide.png", odd, "sub/small.bmp", "wide.png"], tmp_path / "out.csv")
+    predict(run_dir, ["wide.png", odd, "sub/small.bmp", "wide.png"], tmp_path / "out.csv")
     with open(tmp_path / "out.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
         paths = [row["path"] for row in csv.DictReader(file)]
     assert paths == ["wide.png", odd, "sub/small.bmp"]
@@ -310,7 +313,7 @@ def test_predict_keeps_paths_and_their_order(run_dir, photos, tmp_path, monkeypa
 def test_predict_strict_names_the_bad_file_and_writes_nothing(run_dir, photos, tmp_path) -> None:
     output = tmp_path / "out" / "out.csv"
     with pytest.raises(DataError, match=r"bad\.png: cannot be read"):
-        export.predict(run_dir, [photos], output, strict=True)
+        predict(run_dir, [photos], output, strict=True)
     assert list(output.parent.iterdir()) == []
 
 
@@ -319,7 +322,7 @@ def test_predict_with_no_readable_image_writes_nothing(run_dir, photos, tmp_path
     with pytest.raises(
         DataError, match=r"1 of 1 images cannot be read:\n.*bad\.png(.|\n)*no image"
     ):
-        export.predict(run_dir, [photos / "bad.png"], output)
+        predict(run_dir, [photos / "bad.png"], output)
     assert list(output.parent.iterdir()) == []
 
 
@@ -327,15 +330,15 @@ def test_predict_refuses_what_cannot_work(run_dir, photos, tmp_path) -> None:
     output = tmp_path / "out.csv"
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no images"):
-        export.predict(run_dir, [tmp_path / "empty"], output)
+        predict(run_dir, [tmp_path / "empty"], output)
     with pytest.raises(MissingDataError, match=r"gone\.png"):
-        export.predict(run_dir, [photos, photos / "gone.png"], output)
+        predict(run_dir, [photos, photos / "gone.png"], output)
     with pytest.raises(StageError, match=f"scan-tf export --run-dir {re.escape(str(tmp_path))}"):
-        export.predict(tmp_path, [photos], output)
+        predict(tmp_path, [photos], output)
     with pytest.raises(DataError, match="is a folder"):
-        export.predict(run_dir, [photos], photos)
+        predict(run_dir, [photos], photos)
     with pytest.raises(ConfigError, match="batch_size: must be at least 1, got 0"):
-        export.predict(run_dir, [photos], output, batch_size=0)
+        predict(run_dir, [photos], output, batch_size=0)
     assert not output.exists()
 
 
@@ -344,4 +347,4 @@ def test_predict_refuses_a_damaged_export(tmp_path, networks, photos, broken) ->
     save(tmp_path / "export", *networks)
     (tmp_path / "export" / broken).write_bytes(b"\xff damaged")
     with pytest.raises(StageError, match="export: damaged or not exported by scan_tf"):
-        export.predict(tmp_path, [photos], tmp_path / "out.csv")
+        predict(tmp_path, [photos], tmp_path / "out.csv")

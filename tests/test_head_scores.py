@@ -47,7 +47,10 @@ def test_one_head_with_one_cluster_has_finite_scores(blobs):
     rows, groups, near = blobs
     scores = head_scores(np.zeros((1, 180), int), rows, near, num_clusters=3)
     assert {k: float(v[0]) for k, v in scores.items()} == {
-        "neighbors": 1.0, "linear": 1.0, "silhouette": 0.0, "stability": 1.0
+        "neighbors": 1.0,
+        "linear": 1.0,
+        "silhouette": 0.0,
+        "stability": 1.0,
     }
 
 

@@ -5,8 +5,8 @@ import official_names
 import pytest
 import tensorflow as tf
 
-from scan_tf.heads import ClusterHeads, ProjectionHead
-from scan_tf.torch_names import load_torch
+from scan_tf.models.heads import MLP, ClusterHeads, ProjectionHead
+from scan_tf.models.torch_names import load_torch
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -97,3 +97,65 @@ def test_build_and_first_call_make_the_same_variables(make):
     names = [v.path for v in built.variables]
     assert names == [v.path for v in called.variables]
     assert len(set(names)) == 4
+
+
+def batch_norm(x, layer=None):
+    x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+    return x if layer is None else x * layer.gamma.numpy() + layer.beta.numpy()
+
+
+@pytest.mark.parametrize("norm", ["none", "hidden", "all"])
+def test_mlp_by_the_formula(rng, norm):
+    head = MLP((6, 9, 7, 4), name="head", norm=norm)
+    for variable in head.trainable_variables:
+        variable.assign(rng.standard_normal(variable.shape))
+    x = rng.standard_normal((8, 6)).astype("float32")
+    ours = head(x, training=True)
+    for i, linear in enumerate(head.linears):
+        x = x @ linear.kernel.numpy() + (linear.bias.numpy() if linear.use_bias else 0)
+        if norm == "all" and i == 2:
+            x = batch_norm(x)
+        elif norm != "none" and i < 2:
+            x = batch_norm(x, head.norms[i])
+        if i < 2:
+            x = np.maximum(x, 0)
+    np.testing.assert_allclose(ours, x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("norm", "bias", "expected"),
+    [
+        ("none", True, "linear1/kernel linear1/bias linear2/kernel linear2/bias"),
+        ("none", False, "linear1/kernel linear1/bias linear2/kernel"),
+        ("hidden", True, "linear1/kernel linear2/kernel linear2/bias norm1/gamma norm1/beta"),
+        ("hidden", False, "linear1/kernel linear2/kernel norm1/gamma norm1/beta"),
+        ("all", True, "linear1/kernel linear2/kernel norm1/gamma norm1/beta"),
+    ],
+)
+def test_mlp_has_no_bias_that_batch_norm_would_subtract(norm, bias, expected):
+    head = MLP((6, 9, 4), name="head", norm=norm, bias=bias)
+    assert [v.path for v in head.trainable_variables] == [f"head/{n}" for n in expected.split()]
+    assert {v.dtype for v in head.variables} == {"float32"}
+
+
+def test_mlp_in_inference_uses_the_running_averages(rng):
+    head = MLP((6, 9, 4), name="head", norm="all")
+    x = rng.standard_normal((8, 6)).astype("float32")
+    before = [v.numpy() for v in head.variables]
+    ours = head(x)
+    np.testing.assert_allclose(head(x[:1]), ours[:1], rtol=1e-5, atol=1e-6)
+    for variable, value in zip(head.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    head(x, training=True)
+    assert np.ptp(head.norms[1].moving_mean) > 0
+    assert not np.allclose(head(x), ours)
+
+
+def test_mlp_to_unit_rows_is_the_projection_head(rng):
+    head, other = MLP((6, 7, 4), name="head", norm="none", unit=True), ProjectionHead(4, 7)
+    other.build((None, 6))
+    for ours, theirs in zip(head.variables, other.variables, strict=True):
+        ours.assign(theirs)
+    x = rng.standard_normal((5, 6)).astype("float32")
+    np.testing.assert_allclose(head(x), other(x), rtol=1e-6)
+    assert MLP((6, 4), name="one_layer")(tf.cast(x, tf.bfloat16)).dtype == tf.float32

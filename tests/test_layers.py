@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scan_tf.layers import BatchNorm, Conv, Linear
+from scan_tf.models.layers import BatchNorm, Conv, Linear
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -58,6 +58,22 @@ def test_linear_is_a_matrix_product_and_a_bias(rng):
     np.testing.assert_allclose(
         ours, x @ layer.kernel.numpy() + layer.bias.numpy(), rtol=1e-5, atol=1e-6
     )
+
+
+def test_linear_without_a_bias(rng):
+    layer = Linear(5, use_bias=False)
+    x = rng.standard_normal((4, 3)).astype("float32")
+    np.testing.assert_allclose(layer(x), x @ layer.kernel.numpy(), rtol=1e-5, atol=1e-6)
+    assert [v.name for v in layer.variables] == ["kernel"]
+
+
+def test_batch_norm_without_scale_and_offset(rng):
+    layer, other = BatchNorm(affine=False), BatchNorm()
+    x = (3 + 2 * rng.standard_normal((6, 5, 5, 4))).astype("float32")
+    for training in (True, False):
+        np.testing.assert_array_equal(layer(x, training=training), other(x, training=training))
+    assert [v.name for v in layer.variables] == ["moving_mean", "moving_variance"]
+    assert not layer.trainable_variables
 
 
 def test_batch_norm_by_the_formula(rng):

@@ -5,13 +5,14 @@ import threading
 
 import numpy as np
 import pytest
+import small_tasks
 import tensorflow as tf
 from small_tasks import COUNT, PLAIN, QUIET, images
 
 from scan_tf.config import AugmentConfig
-from scan_tf.errors import DataError
-from scan_tf.loader import CachedLoader, Loader, Order, normalise
-from scan_tf.task import View
+from scan_tf.errors import ConfigError
+from scan_tf.methods.task import View
+from scan_tf.training.loader import CachedLoader, Loader, Order
 
 VIEWS = {
     "none": View("none"),
@@ -34,6 +35,7 @@ def make(data=None, *, views=VIEWS, seed=3, backend="device", device=PLAIN, **ru
         data or images(),
         views,
         Order(COUNT, 6, seed=seed, neighbors=table()),
+        normalise=small_tasks.backbone().normalise,
         augment_config=AugmentConfig(backend=backend),
         runtime=dataclasses.replace(QUIET, **runtime),
         device=device,
@@ -89,10 +91,10 @@ def test_neighbours_are_drawn_uniformly_and_include_the_image_itself():
 
 def test_fewer_images_than_a_batch():
     with pytest.raises(
-        DataError,
-        match="^scan.batch_size: 8 is more than the 7 images to train on. Set it to 7 or less.$",
+        ConfigError,
+        match="^batch_size: 8 is more than the 7 images to train on. Set it to 7 or less.$",
     ):
-        Order(7, 8, seed=0, neighbors=None, setting="scan.batch_size")
+        Order(7, 8, seed=0, neighbors=None)
     assert Order(8, 8, seed=0, neighbors=None).steps_per_epoch == 1
 
 
@@ -118,15 +120,21 @@ def test_views_are_of_the_anchor_and_of_the_drawn_neighbour():
         np.testing.assert_array_equal(batch["index"], rows["index"])
         for name, of in (("none", "index"), ("neighbor", "neighbor")):
             pixels = images().images[rows[of]].astype(np.float32) / 255
-            expected = normalise(tf.constant(pixels), images().mean, images().std)
+            expected = small_tasks.backbone().normalise(tf.constant(pixels))
             np.testing.assert_allclose(batch[name], expected, rtol=1e-5, atol=1e-6)
         assert (rows["index"] != rows["neighbor"]).any()
 
 
-def test_normalise():
-    pixels = np.array([0.0, 0.5, 1.0], np.float32).reshape(1, 1, 1, 3)
-    ours = normalise(tf.constant(pixels), (0.0, 0.25, 0.5), (1.0, 0.5, 0.25))
-    np.testing.assert_allclose(ours, [[[[0, 0.5, 2]]]], rtol=1e-6)
+@pytest.mark.parametrize("backend", ["device", "host"])
+def test_a_view_may_have_a_size_and_several_crops(backend):
+    views = {"one": View("simclr"), "small": View("simclr", size=8, count=3)}
+    (batch,) = batches(make(views=views, backend=backend), 2, 3)
+    assert batch["one"].shape == (6, 16, 16, 3)
+    assert batch["small"].shape == (18, 8, 8, 3)
+    crops = batch["small"].reshape(3, -1)
+    assert all(np.abs(crops[i] - crops[j]).max() > 0 for i, j in ((0, 1), (0, 2), (1, 2)))
+    again = make(views={"one": View("simclr"), "small": View("simclr", size=8)}, backend=backend)
+    np.testing.assert_array_equal(batches(again, 2, 3)[0]["small"], batch["small"][:6])
 
 
 def test_each_view_step_and_seed_is_augmented_anew():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scan_tf import losses
+from scan_tf.methods import losses
 
 ORACLE = np.load(pathlib.Path(__file__).parent / "data" / "losses.npz")
 
@@ -245,3 +245,38 @@ def test_bfloat16_is_computed_in_float32(rng, name):
     assert ours.dtype == tf.float32
     tolerance = 1e-2 if name == "entropy" else 1e-5
     np.testing.assert_allclose(ours, exact, rtol=tolerance)
+
+
+# TEMI
+
+
+def test_temi_has_the_value_of_an_independent_implementation():
+    """Computed in float64 with NumPy from equations 5 to 8 and the official code's constants."""
+    i, j = np.arange(4)[:, None], np.arange(3)
+    x, y = np.sin(1 + 3 * i + j), np.cos(0.5 + 3 * i + j)
+    logits = tuple(tf.constant(v[None] / 0.1, tf.float32) for v in (x, y))
+    loss, prior = losses.temi_loss(logits, logits, tf.fill([1, 3], 1 / 3))
+    np.testing.assert_allclose(loss, [-0.380380], atol=1e-5)
+    np.testing.assert_allclose(prior, [[0.335705, 0.320424, 0.343871]], atol=1e-6)
+
+
+def test_temi_heads_do_not_see_each_other_but_for_the_weights(rng):
+    first, second = (tf.constant(rng.normal(size=(2, 8, 3)), tf.float32) for _ in range(2))
+    even = tf.fill([2, 3], 1 / 3)
+    loss, prior = losses.temi_loss((first, second), (first, second), even, beta=1.0)
+    swapped, other = losses.temi_loss(
+        (first[::-1], second[::-1]), (first[::-1], second[::-1]), even, beta=1.0
+    )
+    np.testing.assert_allclose(loss, swapped[::-1], rtol=1e-5)
+    np.testing.assert_allclose(prior, other[::-1], rtol=1e-5)
+
+
+def test_temi_is_lowest_where_pairs_agree_and_clusters_are_even():
+    agree = tf.constant(20 * np.eye(4)[None], tf.float32)
+    one = tf.constant(20 * np.eye(4)[[0, 0, 0, 0]][None], tf.float32)
+    even = tf.fill([1, 4], 0.25)
+    best, *others = (
+        float(losses.temi_loss((a, b), (a, b), even)[0][0])
+        for a, b in ((agree, agree), (agree, one), (one, one), (0 * one, 0 * one))
+    )
+    assert best < min(others)

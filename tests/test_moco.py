@@ -12,9 +12,10 @@ from small_tasks import BATCH, CLUSTERS, Given, backbone, batch, trainer, values
 
 from scan_tf.config import OptimizerConfig
 from scan_tf.errors import ConfigError
-from scan_tf.pretext import moco
-from scan_tf.torch_names import to_torch
-from scan_tf.train import read_metrics
+from scan_tf.files import read_metrics
+from scan_tf.methods.losses import info_nce
+from scan_tf.methods.pretext import moco
+from scan_tf.models.torch_names import to_torch
 
 pytestmark = pytest.mark.usefixtures("seeded")
 PROJECTION = 8
@@ -41,7 +42,7 @@ def test_the_loss_is_that_of_the_paper(rng):
         positive = math.exp(float(queries[i] @ keys[i]) / 0.2)
         negatives = [math.exp(float(queries[i] @ row) / 0.2) for row in queue]
         expected.append(-math.log(positive / (positive + sum(negatives))))
-    loss, similarity = moco.info_nce(queries, keys, queue, 0.2)
+    loss, similarity = info_nce(queries, keys, queue, 0.2)
     assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
     assert float(similarity) == pytest.approx((queries * keys).sum(1).mean(), rel=1e-5)
 
@@ -50,10 +51,10 @@ def test_closed_forms(rng):
     queries = unit(rng, 4)
     # All alike: a guess among one key and Q others.
     alike = np.repeat(queries[:1], 9, axis=0)
-    loss, _ = moco.info_nce(alike[:1], alike[:1], alike, 0.07)
+    loss, _ = info_nce(alike[:1], alike[:1], alike, 0.07)
     assert float(loss) == pytest.approx(math.log(10), rel=1e-5)
     # Opposite to all of the queue, at a low temperature: no doubt is left, and nothing overflows.
-    loss, similarity = moco.info_nce(alike[:1], alike[:1], -alike, 1e-3)
+    loss, similarity = info_nce(alike[:1], alike[:1], -alike, 1e-3)
     assert float(loss) == pytest.approx(0, abs=1e-6)
     assert float(similarity) == pytest.approx(1, rel=1e-5)
 
@@ -63,7 +64,7 @@ def test_closed_forms(rng):
 
 def test_the_key_encoder_starts_as_the_query_encoder():
     task = make()
-    for name, (weights, statistics) in task.key_encoder.items():
+    for name, (weights, statistics) in task.key_encoder.copies.items():
         network = task.networks[name]
         np.testing.assert_equal(values(weights), values(network.trainable_variables))
         np.testing.assert_equal(values(statistics), values(network.non_trainable_variables))
@@ -72,7 +73,7 @@ def test_the_key_encoder_starts_as_the_query_encoder():
 def test_keys_are_those_of_a_second_network_in_training_mode():
     """Its weights, batch statistics and running averages are the key encoder's, not the query's."""
     task = make()
-    second, weights = backbone(), task.key_encoder["backbone"][0]
+    second, weights = backbone(), task.key_encoder.copies["backbone"][0]
     for variable, weight in zip(second.trainable_variables, weights, strict=True):
         weight.assign(weight * 1.1)
         variable.assign(weight)
@@ -84,15 +85,15 @@ def test_keys_are_those_of_a_second_network_in_training_mode():
     features = second(given["key"], training=True)
     np.testing.assert_allclose(keys, task.projector(features), rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(
-        task.key_encoder["backbone"][1], second.non_trainable_variables, strict=True
+        task.key_encoder.copies["backbone"][1], second.non_trainable_variables, strict=True
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert np.ptp(np.asarray(task.key_encoder["backbone"][1][0])) > 0  # they did move
+    assert np.ptp(np.asarray(task.key_encoder.copies["backbone"][1][0])) > 0  # they did move
 
 
 def test_it_has_no_gradient():
     task = make()
-    weights = [v for parts in task.key_encoder.values() for v in parts[0]]
+    weights = [v for parts in task.key_encoder.copies.values() for v in parts[0]]
     given = batch(task)
     with tf.GradientTape() as tape:
         tape.watch(weights)
@@ -104,7 +105,7 @@ def test_an_update_moves_it_by_the_momentum(tmp_path):
     task = make(momentum=0.75)
     pairs = [
         (key, query)
-        for name, (weights, _) in task.key_encoder.items()
+        for name, (weights, _) in task.key_encoder.copies.items()
         for key, query in zip(weights, task.networks[name].trainable_variables, strict=True)
     ]
     before = values([key for key, _ in pairs])
@@ -144,17 +145,18 @@ def test_keys_of_a_batch_are_not_their_own_negatives():
     np.testing.assert_array_equal(task.queue, queue)
     keys = task._keys
     queries = task.projector(task.backbone(given["query"], training=True))
-    expected, _ = moco.info_nce(queries, keys, queue, task.config.temperature)
+    expected, _ = info_nce(queries, keys, queue, task.config.temperature)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("num_images", "size"),
-    [(1_281_167, 65_536), (50_000, 24_832), (1_797, 768), (300, 256), (32, 256)],
+    [(50_000, 4096), (8_192, 4096), (8_191, 3584), (1_797, 512), (1_000, 512)],
 )
 def test_the_size_of_the_queue(num_images, size):
-    """Half of the images at most, in whole batches, and one batch at least."""
+    """Half of the images at most, in whole steps, and one step at least."""
     assert moco.queue_size(moco.Config(), num_images) == size
+    assert moco.queue_size(moco.Config(symmetric=True, batch_size=256), num_images) == size
 
 
 def test_a_size_that_is_given_is_kept_or_refused():
@@ -162,21 +164,100 @@ def test_a_size_that_is_given_is_kept_or_refused():
     assert moco.queue_size(config, 1024) == 1024
     with pytest.raises(ConfigError, match=r"pretext.queue_size: expected at most 1023.*got 1024"):
         moco.queue_size(config, 1023)
-    expected = "^queue_size: expected a multiple of batch_size=256, got 1000"
+    expected = "^queue_size: expected a multiple of batch_size=512, got 1000"
     with pytest.raises(ConfigError, match=expected):
         moco.Config(queue_size=1000)
+    expected = "^queue_size: expected a multiple of twice batch_size=512, got 1536"
+    with pytest.raises(ConfigError, match=expected):
+        moco.Config(queue_size=1536, symmetric=True)
+
+
+# Both views as queries and as keys
+
+
+def test_the_symmetric_loss_is_the_sum_of_both_orders():
+    both, one = make(symmetric=True), make()
+    for ours, theirs in zip(one.state[:-1], both.state[:-1], strict=True):
+        ours.assign(theirs)
+    given = batch(both)
+    one.queue = both.queue  # twice as long as its own
+    loss, metrics = both.loss(given)
+    keys = []
+    expected = []
+    for order in (given, {"query": given["key"], "key": given["query"]}):
+        expected.append(one.loss(order))
+        keys.append(one._keys)
+    assert float(loss) == pytest.approx(sum(float(part) for part, _ in expected), rel=1e-5)
+    similarities = [float(part["positive_similarity"]) for _, part in expected]
+    assert float(metrics["positive_similarity"]) == pytest.approx(np.mean(similarities), rel=1e-4)
+    both.after_update(given)
+    np.testing.assert_allclose(both.queue[-2 * BATCH :], np.concatenate(keys), atol=1e-5)
+
+
+# BatchNorm by groups
+
+
+def test_groups_of_the_queries_are_normalised_apart():
+    """In the order of the batch; the running averages move to the mean over the groups."""
+    task, plain = make(batch_norm_groups=2), backbone()
+    given = batch(task)
+    for ours, theirs in zip(plain.variables, task.backbone.variables, strict=True):
+        ours.assign(theirs)
+    start = values(plain.non_trainable_variables)
+    queries = task._encode_queries(given["query"])
+    expected, averages = [], []
+    for part in tf.split(given["query"], 2):
+        expected.append(task.projector(plain(part, training=True)))
+        averages.append(values(plain.non_trainable_variables))
+        for variable, value in zip(plain.non_trainable_variables, start, strict=True):
+            variable.assign(value)
+    np.testing.assert_allclose(queries, np.concatenate(expected), rtol=1e-4, atol=1e-5)
+    for ours, *parts in zip(task.backbone.non_trainable_variables, *averages, strict=True):
+        np.testing.assert_allclose(ours, np.mean(parts, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_keys_are_normalised_in_other_company_and_come_back_in_their_order():
+    """Each group of keys takes as many images from every group of queries."""
+    task = make(batch_norm_groups=2)
+    given = batch(task)
+    even = np.arange(BATCH) % 2 == 0
+    keys = np.asarray(task._encode_keys(given["key"]))
+    second = backbone()
+    for variable, weight in zip(
+        second.trainable_variables, task.key_encoder.copies["backbone"][0], strict=True
+    ):
+        variable.assign(weight)
+    for group in (even, ~even):
+        features = second(given["key"][group], training=True)
+        np.testing.assert_allclose(keys[group], task.projector(features), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_the_queries_of_every_group():
+    task = make(batch_norm_groups=4)
+    variables = task.trainable_variables
+    given = batch(task)
+    with tf.GradientTape() as tape:
+        loss, _ = task.loss(given)
+    assert all(np.any(slope) for slope in tape.gradient(loss, variables))
+
+
+def test_groups_must_divide_the_batch():
+    expected = "^batch_norm_groups: expected a divisor of batch_size=512, got 3"
+    with pytest.raises(ConfigError, match=expected):
+        moco.Config(batch_norm_groups=3)
 
 
 # The rest of the contract is in test_conformance.py
 
 
-def test_the_settings_of_the_paper():
+def test_the_settings_of_the_papers():
+    """CIFAR-10's of He et al., but for the temperature of Chen et al."""
     config = moco.Config()
-    assert (config.epochs, config.batch_size) == (200, 256)
-    assert (config.temperature, config.momentum) == (0.2, 0.999)
+    assert (config.epochs, config.batch_size) == (200, 512)
+    assert (config.temperature, config.momentum) == (0.2, 0.99)
     optimizer = config.optimizer
-    assert (optimizer.name, optimizer.lr, optimizer.momentum) == ("sgd", 0.03, 0.9)
-    assert (optimizer.l2, optimizer.schedule, optimizer.final_fraction) == (1e-4, "cosine", 0)
+    assert (optimizer.name, optimizer.lr, optimizer.momentum) == ("sgd", 0.06, 0.9)
+    assert (optimizer.l2, optimizer.schedule, optimizer.final_fraction) == (5e-4, "cosine", 0)
 
 
 def test_the_projection_is_as_wide_as_the_feature_unless_told():
@@ -188,7 +269,7 @@ def test_the_projection_is_as_wide_as_the_feature_unless_told():
 def test_neighbours_are_found_by_the_backbone():
     task = make()
     images = tf.random.stateless_normal([3, small_tasks.SIZE, small_tasks.SIZE, 3], [1, 2])
-    features = np.asarray(task.backbone(images))
+    features = np.asarray(task.backbone(task.normalise(images)))
     expected = features / np.linalg.norm(features, axis=1, keepdims=True)
     np.testing.assert_allclose(task.embed(images), expected, rtol=1e-5)
     assert task.embed(images).shape[1] not in (PROJECTION, CLUSTERS)

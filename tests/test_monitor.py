@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 from tiny_runs import copy, opened, scan_tf
 
-from scan_tf import checkpoint, evaluate, networks
+from scan_tf import files
 from scan_tf.errors import StageError
-from scan_tf.monitor import KnnMonitor
-from scan_tf.train import read_metrics
+from scan_tf.evaluation.knn import knn_accuracy
+from scan_tf.files import read_metrics
+from scan_tf.pipeline import build
+from scan_tf.pipeline.pretext import KnnMonitor
 
 
 def test_the_curve_ends_at_the_accuracy_of_the_report(finished, tmp_path):
@@ -18,11 +20,11 @@ def test_the_curve_ends_at_the_accuracy_of_the_report(finished, tmp_path):
     assert [r["epoch"] for r in rows] == [20, 30]
     work = opened(run, "pretext.knn_every=20")
     assert scan_tf("neighbors", "--run-dir", run, "pretext.knn_every=20") == 0
-    embedded, _ = checkpoint.read_npz(run / "neighbors" / "features.npz")
+    embedded, _ = files.read_npz(run / "neighbors" / "features.npz")
     train, test = work.train_images, work.images("test")
     split = "train" if test is None else "test"
     images = test or train
-    expected = evaluate.knn_accuracy(
+    expected = knn_accuracy(
         embedded["train"],
         train.labels,
         embedded[split],
@@ -37,8 +39,8 @@ def test_the_curve_ends_at_the_accuracy_of_the_report(finished, tmp_path):
 def test_it_does_not_change_the_training(finished, tmp_path):
     run = copy(finished, tmp_path / "run", without="pretext")
     assert scan_tf("pretext", "--run-dir", run, "pretext.knn_every=7") == 0
-    ours, _ = checkpoint.read_npz(run / "pretext" / "weights.npz")
-    theirs, _ = checkpoint.read_npz(finished / "pretext" / "weights.npz")
+    ours, _ = files.read_npz(run / "pretext" / "weights.npz")
+    theirs, _ = files.read_npz(finished / "pretext" / "weights.npz")
     assert ours.keys() == theirs.keys()
     assert all((ours[k] == theirs[k]).all() for k in ours)
 
@@ -48,4 +50,4 @@ def test_without_labels_it_is_refused(finished, tmp_path):
     images = dataclasses.replace(work.train_images, labels=None)
     work.images = lambda split: images
     with pytest.raises(StageError, match=r"pretext.knn_every: needs labels"):
-        KnnMonitor(work, networks.new_pretext(work))
+        KnnMonitor(work, build.new_pretext(work))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scan_tf import neighbors
 from scan_tf.config import NeighborsConfig
-from scan_tf.errors import DataError
+from scan_tf.errors import ConfigError, DataError
+from scan_tf.features import neighbors
 
 ANNOY, EXACT = NeighborsConfig(index="annoy"), NeighborsConfig(index="exact")
 
@@ -122,13 +122,11 @@ def test_auto_searches_exactly_while_that_is_quick(monkeypatch):
 
 
 def test_too_few_images():
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(ConfigError) as caught:
         neighbors.mine(clustered(12, 4), EXACT, k=20, seed=0)
-    assert str(caught.value) == (
-        "neighbors.k = 20 needs at least 21 images, got 12. Set neighbors.k <= 11."
-    )
-    with pytest.raises(DataError, match=r"^neighbors.k_validation = 5 needs .* got 1. Add images."):
-        neighbors.mine(clustered(1, 4), EXACT, k=5, seed=0, setting="neighbors.k_validation")
+    assert str(caught.value) == "k = 20 needs at least 21 images, got 12. Set it to 11 or less."
+    with pytest.raises(ConfigError, match=r"^k = 5 needs .* got 1. Add images."):
+        neighbors.mine(clustered(1, 4), EXACT, k=5, seed=0)
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])

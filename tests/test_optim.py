@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from scan_tf.config import OptimizerConfig
-from scan_tf.optim import Optimizer, Schedule
+from scan_tf.training.optim import Optimizer, Schedule
 
 # The learning rates of the official configuration's 500 epochs: 0.4, cosine, decay 0.1.
 COSINE = np.load(pathlib.Path(__file__).parent / "data" / "cosine_lr.npy")
@@ -157,3 +157,18 @@ def test_warm_up_rises_to_the_rate_in_equal_steps_and_then_leaves_it():
     cosine = dataclasses.replace(config, schedule="cosine")
     without = rates(dataclasses.replace(cosine, warmup_epochs=0.0), 3, 4)
     np.testing.assert_allclose(rates(cosine, 3, 4), expected * without, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [tf.Variable, keras.Variable])
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_some_variables_may_keep_the_rate_of_the_config(rng, name, kind):
+    config = OptimizerConfig(name, lr=0.05, l2=0.01)
+    weights, gradients = draw(rng)
+    scheduled, _ = train(config, weights, gradients)
+    held, _ = train(config, weights, gradients, rates=[0.05] * len(RATES))
+    variables = [kind(w.astype(np.float32)) for w in weights]
+    optimizer = Optimizer(config, variables, variables[1:])
+    for rate, given in zip(RATES, gradients, strict=True):
+        optimizer.apply([tf.constant(g, tf.float32) for g in given], tf.constant(rate, tf.float32))
+    check([np.asarray(v) for v in variables], [scheduled[0], held[1]])
+    assert not np.allclose(scheduled[1], held[1])

@@ -15,14 +15,14 @@ import official_names
 import pytest
 from small_tasks import Given, trainer
 
-from scan_tf import backbones
-from scan_tf.clustering import ScanTask
-from scan_tf.config import ModelConfig, OptimizerConfig, ScanConfig, SelfLabelConfig
-from scan_tf.heads import ClusterHeads
-from scan_tf.pretext import simclr
-from scan_tf.selflabel import SelfLabelTask
-from scan_tf.torch_names import load_torch
-from scan_tf.train import read_metrics
+from scan_tf.config import ModelConfig, OptimizerConfig
+from scan_tf.files import read_metrics
+from scan_tf.methods.clustering import scan
+from scan_tf.methods.pretext import simclr
+from scan_tf.methods.selflabel import confident
+from scan_tf.models import resnet
+from scan_tf.models.heads import ClusterHeads
+from scan_tf.models.torch_names import load_torch
 
 ORACLE = dict(np.load(pathlib.Path(__file__).parent / "data" / "steps_oracle.npz"))
 
@@ -38,7 +38,7 @@ def number(name):
 
 @pytest.fixture
 def backbone():
-    model = backbones.build(ModelConfig("resnet18"), dtype="float32")
+    model = resnet.build(ModelConfig("resnet18"), dtype="float32")
     load_torch(model, official_names.tensors(official_names.backbone()), "backbone.")
     return model
 
@@ -80,8 +80,8 @@ def test_simclr_with_sgd(backbone, tmp_path):
 
 
 def test_scan_with_three_heads_and_adam(backbone, tmp_path):
-    config = ScanConfig(num_heads=3, entropy_weight=number("scan_entropy_weight"))
-    task = ScanTask(config, backbone, cluster_heads(3))
+    config = scan.Config(num_heads=3, entropy_weight=number("scan_entropy_weight"))
+    task = scan.Method(config, backbone, cluster_heads(3))
     optimizer = OptimizerConfig("adam", lr=number("scan_lr"), l2=number("scan_l2"))
     rows = train(task, "anchor", "neighbor", optimizer, tmp_path)
     losses = ORACLE["scan_losses"]  # [step, head, (total, consistency, entropy)]
@@ -92,7 +92,8 @@ def test_scan_with_three_heads_and_adam(backbone, tmp_path):
 
 def test_selflabel_with_adam(backbone, tmp_path):
     heads = cluster_heads(1, number("selflabel_head_weight_scale"))
-    task = SelfLabelTask(SelfLabelConfig(threshold=number("selflabel_threshold")), backbone, heads)
+    config = confident.Config(threshold=number("selflabel_threshold"))
+    task = confident.Method(config, backbone, heads)
     optimizer = OptimizerConfig("adam", lr=number("selflabel_lr"), l2=number("selflabel_l2"))
     rows = train(task, "weak", "strong", optimizer, tmp_path)
     # One step of Adam takes this loss from 0.14 to 12.8; float32 rounding accounts for 1e-3 of it.

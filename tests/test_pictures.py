@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from png_files import ODD_NAMES, has_colour, pixels
 
-from scan_tf import charts, pictures
 from scan_tf.errors import DataError
+from scan_tf.evaluation import charts, pictures
+from scan_tf.features.map2d import embed_2d
 
 
 @pytest.fixture(autouse=True)
@@ -123,10 +124,10 @@ def test_embed_2d_keeps_groups_together_and_is_repeatable(rng):
     groups = np.repeat([0, 1, 2], 8)
     centres = 10 * np.eye(3, 64)[groups]
     features = centres + 0.1 * rng.standard_normal((24, 64))
-    points = pictures.embed_2d(features, seed=0)
+    points = embed_2d(features, seed=0)
     assert points.shape == (24, 2)
     assert points.dtype == np.float32
-    np.testing.assert_array_equal(points, pictures.embed_2d(features, seed=0))
+    np.testing.assert_array_equal(points, embed_2d(features, seed=0))
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.fill_diagonal(distance, np.inf)
     assert (groups[distance.argmin(axis=1)] == groups).all()
@@ -136,17 +137,17 @@ def test_embed_2d_keeps_groups_together_and_is_repeatable(rng):
 def test_embed_2d_of_few_images(rng, shape):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        points = pictures.embed_2d(rng.standard_normal(shape), seed=0)
+        points = embed_2d(rng.standard_normal(shape), seed=0)
     assert points.shape == (shape[0], 2)
     assert points.dtype == np.float32
     assert np.isfinite(points).all()
 
 
 def test_embed_2d_of_equal_features_is_one_point():
-    np.testing.assert_array_equal(pictures.embed_2d(np.ones((40, 8)), seed=0), np.zeros((40, 2)))
+    np.testing.assert_array_equal(embed_2d(np.ones((40, 8)), seed=0), np.zeros((40, 2)))
 
 
 @pytest.mark.parametrize("features", [np.zeros(5), np.full((3, 2), np.nan), np.zeros((2, 2, 2))])
 def test_embed_2d_refuses_what_is_no_table_of_numbers(features):
     with pytest.raises(DataError, match="features: expected a finite"):
-        pictures.embed_2d(features, seed=0)
+        embed_2d(features, seed=0)

@@ -14,12 +14,13 @@ import pytest
 import tensorflow as tf
 import tiny_runs
 
-from scan_tf import backbones, networks, porting, stages
 from scan_tf.config import ModelConfig
 from scan_tf.errors import ConfigError, DataError, StageError
-from scan_tf.heads import ClusterHeads, ProjectionHead
-from scan_tf.loader import normalise
-from scan_tf.torch_names import load_torch, to_torch
+from scan_tf.models import resnet
+from scan_tf.models.heads import ClusterHeads, ProjectionHead
+from scan_tf.models.torch_names import load_torch, to_torch
+from scan_tf.pipeline import build, porting, stages
+from scan_tf.pipeline.run_dir import Record
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'scan-tf[torch]'")
 
@@ -57,10 +58,10 @@ def clustering(heads=1, clusters=CLUSTERS):
 
 
 def pixels(work, count=6):
-    """Images uint8 [B,S,S,3] of the run, and what PyTorch's networks make of them."""
+    """Images f32 [B,S,S,3] in 0..1, normalised ones, and what PyTorch's networks make of those."""
     train = work.train_images
-    batch = train.images[:count]
-    prepared = normalise(batch.astype(np.float32) / 255, train.mean, train.std)
+    batch = train.images[:count].astype(np.float32) / 255
+    prepared = build.new_backbone(work).normalise(batch)
 
     def outputs(network):
         with torch.no_grad():
@@ -89,7 +90,7 @@ def assert_same_weights(model, expected):
 
 
 def test_load_torch_names_all_that_does_not_fit_and_assigns_nothing():
-    model = backbones.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
+    model = resnet.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
     before = model.conv1.kernel.numpy()
     tensors = official_names.tensors(official_names.backbone(SMALL, width=4))
     for name in ("bn1.weight", "layer3.0.shortcut.0.weight"):
@@ -108,7 +109,7 @@ def test_load_torch_names_all_that_does_not_fit_and_assigns_nothing():
 
 
 def test_load_torch_names_the_first_and_the_counts():
-    model = backbones.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
+    model = resnet.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
     with pytest.raises(DataError, match=r": 60 of 60 tensors are missing: ('[^']*', ){3}\.\.\.\. "):
         load_torch(model, {})
 
@@ -120,7 +121,7 @@ def official_shapes(*named):
 
 
 def test_to_torch_gives_the_official_names_and_shapes():
-    model = backbones.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
+    model = resnet.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
     projector, heads = ProjectionHead(8, 32), ClusterHeads(2, 3)
     for head in (projector, heads):
         head.build((None, 32))
@@ -152,10 +153,10 @@ def test_a_pretext_goes_in_and_comes_back(run, tmp_path, stem):
     torch.save(model.state_dict(), tmp_path / SAVED)
     assert porting.import_checkpoint(work, tmp_path / SAVED) == "pretext"
 
-    task = networks.trained_pretext(work)
-    _, prepared, outputs = pixels(work)
+    task = build.trained_pretext(work)
+    batch, prepared, outputs = pixels(work)
     assert_close(task.backbone(prepared), outputs(model.backbone))
-    assert_close(task.embed(prepared), outputs(model))
+    assert_close(task.embed(batch), outputs(model))
 
     folder = porting.export_torch(work)
     assert [p.name for p in folder.iterdir()] == ["pretext.pth.tar"]
@@ -185,11 +186,11 @@ def test_a_scan_model_goes_in_and_comes_back(run, tmp_path):
     model = clustering(heads=3)
     torch.save({"model": model.state_dict(), "head": np.int64(2)}, tmp_path / SAVED)
     assert porting.import_checkpoint(work, tmp_path / SAVED) == "scan"
-    assert work.record("scan")["result"]["head"] == 2
+    assert work.record("scan").result["head"] == 2
     best = json.loads((work.folder("scan") / "best.json").read_text(encoding="utf-8"))
     assert best == {"head": 2}
 
-    backbone, heads = networks.trained_clusters(work, "scan")
+    backbone, heads = build.trained_clusters(work, "scan")
     _, prepared, outputs = pixels(work)
     assert_close(heads(backbone(prepared))[0], outputs(model)[2])
 
@@ -208,9 +209,9 @@ def test_the_savedmodel_of_imported_weights_gives_pytorchs_numbers(run, tmp_path
     torch.save({"model": model.state_dict(), "head": 0}, tmp_path / SAVED)
     porting.import_checkpoint(work, tmp_path / SAVED)
     stages.run_stage(work, "export")
-    batch, _, outputs = pixels(work)
+    _, _, outputs = pixels(work)
     exported = tf.saved_model.load(str(work.folder("export"))).signatures["serving_default"]
-    ours = exported(images=tf.constant(batch))
+    ours = exported(images=tf.constant(work.train_images.images[:6]))
     assert_close(ours["features"], outputs(model.backbone))
     probabilities = torch.softmax(outputs(model)[0], dim=1)
     np.testing.assert_allclose(ours["probabilities"], probabilities, atol=1e-4)
@@ -222,11 +223,11 @@ def test_a_self_labelled_model_goes_in_and_comes_back(run, tmp_path):
     model = clustering()
     torch.save({f"module.{n}": t for n, t in model.state_dict().items()}, tmp_path / SAVED)
     assert porting.import_checkpoint(work, tmp_path / SAVED) == "selflabel"
-    backbone, heads = networks.trained_clusters(work, "selflabel")
+    backbone, heads = build.trained_clusters(work, "selflabel")
     _, prepared, outputs = pixels(work)
     assert_close(heads(backbone(prepared))[0], outputs(model)[0])
     stages.run_stage(work, "export")
-    assert work.record("export")["result"]["weights_of"] == "selflabel"
+    assert work.record("export").result["weights_of"] == "selflabel"
     folder = porting.export_torch(work)
     assert [p.name for p in folder.iterdir()] == ["selflabel.pth.tar"]
     other = clustering()
@@ -260,11 +261,11 @@ def test_a_moco_checkpoint_goes_in_and_comes_back(run, tmp_path, capsys):
     assert capsys.readouterr().out == ""
     backbone, head = copy.deepcopy(model), model.fc
     backbone.fc = torch.nn.Identity()
-    _, prepared, outputs = pixels(work)
-    task = networks.trained_pretext(work)
+    batch, prepared, outputs = pixels(work)
+    task = build.trained_pretext(work)
     assert_close(task.backbone(prepared), outputs(backbone))
     normalised = torch.nn.functional.normalize
-    assert_close(task.embed(prepared), normalised(outputs(backbone), dim=1))
+    assert_close(task.embed(batch), normalised(outputs(backbone), dim=1))
     projected = task.projector(task.backbone(prepared))
     assert_close(projected, normalised(outputs(model), dim=1))
 
@@ -280,10 +281,9 @@ def test_moco_v1_has_another_projector(run, tmp_path, capsys):
     model = moco_file(tmp_path / SAVED, torch.nn.Linear(32, 8), blocks=SMALL)
     porting.import_checkpoint(work, tmp_path / SAVED)
     assert capsys.readouterr().out == (
-        "  not in the file, left as new: projector\n"
-        "  in the file, but not used: contrastive_head\n"
+        "  not in the file, left as new: projector\n  in the file, but not used: contrastive_head\n"
     )
-    result = work.record("pretext")["result"]
+    result = work.record("pretext").result
     assert result["new_networks"] == ["projector"]
     assert result["unused_in_file"] == ["contrastive_head"]
     kernel = tiny_runs.weights(work.root, "pretext")["backbone/conv1/kernel"]
@@ -295,7 +295,7 @@ def test_a_bare_backbone_is_enough_for_a_pretext_that_embeds_by_it(run, tmp_path
     state = contrastive().backbone.state_dict()
     torch.save(state | {"fc.weight": torch.zeros(10, 32)}, tmp_path / SAVED)
     assert porting.import_checkpoint(work, tmp_path / SAVED) == "pretext"
-    assert work.record("pretext")["result"]["unused_in_file"] == ["fc"]
+    assert work.record("pretext").result["unused_in_file"] == ["fc"]
 
 
 def test_it_is_not_enough_for_simclr(run, tmp_path):
@@ -304,7 +304,7 @@ def test_it_is_not_enough_for_simclr(run, tmp_path):
     expected = r"no weights for projector, by which the pretext 'simclr' finds neighbours"
     with pytest.raises(DataError, match=expected):
         porting.import_checkpoint(work, tmp_path / SAVED)
-    assert work.record("pretext") == {}  # nothing was left behind
+    assert work.record("pretext") == Record()  # nothing was left behind
 
 
 # What does not fit
@@ -319,7 +319,7 @@ def test_another_network_is_named_with_the_settings(run, tmp_path):
     )
     with pytest.raises(ConfigError, match=expected):
         porting.import_checkpoint(work, tmp_path / SAVED)
-    assert work.record("pretext") == {}
+    assert work.record("pretext") == Record()
 
 
 def test_another_projection_is_named_with_the_settings(run, tmp_path):
@@ -406,7 +406,7 @@ def test_redo_replaces_a_stage_once_the_new_file_is_read(run, tmp_path):
     torch.save(other.state_dict(), tmp_path / "other.pth")
     porting.import_checkpoint(work, tmp_path / "other.pth", redo=True)
     assert not work.folder("neighbors").exists()
-    loaded = networks.trained_pretext(work).backbone.conv1.kernel
+    loaded = build.trained_pretext(work).backbone.conv1.kernel
     np.testing.assert_array_equal(loaded, other.backbone.conv1.weight.detach().permute(2, 3, 1, 0))
 
 

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scan_tf import config, data, neighbors, pretext
-from scan_tf.backbones import build
-from scan_tf.clustering import ScanTask
+from scan_tf import config
 from scan_tf.config import ModelConfig
-from scan_tf.heads import ClusterHeads
-from scan_tf.loader import Order
-from scan_tf.optim import Optimizer
-from scan_tf.selflabel import SelfLabelTask
+from scan_tf.data import sources
+from scan_tf.features import neighbors
+from scan_tf.methods import catalog
+from scan_tf.methods.clustering import scan
+from scan_tf.methods.selflabel import confident
+from scan_tf.models.heads import ClusterHeads
+from scan_tf.models.resnet import build
+from scan_tf.training.loader import Order
+from scan_tf.training.optim import Optimizer
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.yaml"))
 ADAM = {"name": "adam", "lr": 1e-4, "l2": 1e-4, "schedule": "constant", "clip_norm": 0.0}
@@ -42,7 +45,7 @@ PUBLISHED = {
 
 def load(name):
     path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.yaml"
-    return config.load(path, pretext_config=pretext.config_class)
+    return config.load(path)
 
 
 def differences(section, expected):
@@ -53,10 +56,10 @@ def differences(section, expected):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_a_config_loads_and_says_how_to_run_it(path):
-    settings = config.load(path, pretext_config=pretext.config_class)
+    settings = config.load(path)
     assert settings.name == path.stem
-    assert settings.data.name in data.available()
-    assert f"scan-tf run --config configs/{path.name}" in path.read_text(encoding="utf-8")
+    assert settings.data.name in sources.available()
+    assert f"scan-tf run --config {path.stem}" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -64,64 +67,79 @@ def test_the_papers_schedule(name):
     data_name, stem, scan_epochs, scan_batch, selflabel_epochs = PUBLISHED[name]
     settings = load(name)
     assert settings.data.name == data_name
-    assert differences(
-        settings.model,
-        {"backbone": "resnet18", "stem": stem, "width": 64, "projection_dim": 128},
-    ) == {}
-    assert differences(
-        settings.augment,
-        {
-            "flip": 0.5,
-            "crop_scale": [0.2, 1.0],
-            "crop_ratio": [3 / 4, 4 / 3],
-            "jitter": [0.4, 0.4, 0.4, 0.1],
-            "jitter_probability": 0.8,
-            "grayscale_probability": 0.2,
-            "rotate": 0.0,
-            "strong_ops": 4,
-            "cutout": None,
-        },
-    ) == {}
-    assert differences(
-        settings.pretext,
-        {
-            "name": "simclr",
-            "epochs": 500,
-            "batch_size": 512,
-            "temperature": 0.1,
-            "symmetric": False,
-            "knn_every": 1,
-        },
-    ) == {}
+    assert (
+        differences(
+            settings.model,
+            {"backbone": "resnet18", "stem": stem, "width": 64, "projection_dim": 128},
+        )
+        == {}
+    )
+    assert (
+        differences(
+            settings.augment,
+            {
+                "flip": 0.5,
+                "crop_scale": [0.2, 1.0],
+                "crop_ratio": [3 / 4, 4 / 3],
+                "jitter": [0.4, 0.4, 0.4, 0.1],
+                "jitter_probability": 0.8,
+                "grayscale_probability": 0.2,
+                "rotate": 0.0,
+                "strong_ops": 4,
+                "cutout": None,
+            },
+        )
+        == {}
+    )
+    assert (
+        differences(
+            settings.pretext,
+            {
+                "name": "simclr",
+                "epochs": 500,
+                "batch_size": 512,
+                "temperature": 0.1,
+                "symmetric": False,
+                "knn_every": 1,
+            },
+        )
+        == {}
+    )
     assert differences(settings.pretext.optimizer, SGD) == {}
     assert differences(settings.neighbors, {"k": 20, "k_validation": 5}) == {}
-    assert differences(
-        settings.scan,
-        {
-            "epochs": scan_epochs,
-            "batch_size": scan_batch,
-            "num_clusters": None,
-            "num_heads": 1,
-            "entropy_weight": 5.0,
-            "augmentation": "strong",
-            "freeze_backbone": False,
-            "cached_views": 0,
-            "head_epochs": 0,
-            "selection": "test",
-        },
-    ) == {}
+    assert (
+        differences(
+            settings.scan,
+            {
+                "epochs": scan_epochs,
+                "batch_size": scan_batch,
+                "num_clusters": None,
+                "num_heads": 1,
+                "entropy_weight": 5.0,
+                "augmentation": "strong",
+                "freeze_backbone": False,
+                "cached_views": 0,
+                "head_epochs": 0,
+                "selection": "test",
+            },
+        )
+        == {}
+    )
     assert differences(settings.scan.optimizer, ADAM) == {}
-    assert differences(
-        settings.selflabel,
-        {
-            "epochs": selflabel_epochs,
-            "batch_size": 1000,
-            "threshold": 0.99,
-            "balanced": True,
-            "augmentation": "strong",
-            "ema": 0.0,
-        },
-    ) == {}
+    assert (
+        differences(
+            settings.selflabel,
+            {
+                "epochs": selflabel_epochs,
+                "batch_size": 1000,
+                "threshold": 0.99,
+                "balanced": True,
+                "augmentation": "strong",
+                "ema": 0.0,
+            },
+        )
+        == {}
+    )
     assert differences(settings.selflabel.optimizer, ADAM) == {}
 
 
@@ -139,11 +157,11 @@ def test_l2_decays_every_parameter(seeded, stage):
     heads(tf.zeros([1, backbone.feature_dim]))
     settings = load("cifar10_simclr")
     task = {
-        "pretext": lambda: pretext.method_class("simclr")(
+        "pretext": lambda: catalog.method_class("pretext", "simclr")(
             settings.pretext, backbone, projection_dim=8, num_images=8
         ),
-        "scan": lambda: ScanTask(settings.scan, backbone, heads),
-        "selflabel": lambda: SelfLabelTask(settings.selflabel, backbone, heads),
+        "scan": lambda: scan.Method(settings.scan, backbone, heads),
+        "selflabel": lambda: confident.Method(settings.selflabel, backbone, heads),
     }[stage]()
     variables = task.trainable_variables
     kinds = {v.path.rpartition("/")[2] for v in variables}

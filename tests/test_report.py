@@ -8,13 +8,19 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from pages import Parsed
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from tiny_runs import CLASSES, PER_CLASS, copy, opened, scan_tf, snapshot
 
-from scan_tf import baselines, neighbors, networks, report, stages
-from scan_tf.data import ImageSet
+from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import StageError
-from scan_tf.runs import Run
+from scan_tf.evaluation import report
+from scan_tf.evaluation.assignments import Clustering
+from scan_tf.features import neighbors
+from scan_tf.features.map2d import layout
+from scan_tf.pipeline import build, evaluate, stages
+from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.stage import labels
 
 SCORES = ("acc", "nmi", "ari")
 CLUSTERED = ("scan", "selflabel", "kmeans_pixels", "kmeans_features")
@@ -41,18 +47,28 @@ def read(folder) -> dict:
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
-def predictions(rng, count: int, clusters: int) -> dict[str, report.Prediction]:
+def clustering(rng, count: int, clusters: int) -> Clustering:
     """Of networks that were never trained."""
     probs = rng.dirichlet(np.full(clusters, 0.2), count).astype(np.float32)
-    return {"scan": (probs, rng.standard_normal((count, 6)).astype(np.float32))}
+    features = rng.standard_normal((count, 6)).astype(np.float32)
+    return Clustering("scan", "SCAN", probs, features, teaches=True)
 
 
-def write(work: Run, found: dict[str, report.Prediction], split: str = "test") -> dict:
-    """What `report.write` writes of these predictions and the run's pretext."""
-    images, folder = report.images_of(work, split), report.folder_of(work, split)
-    scores = baselines.score(work, images, networks.trained_pretext(work))
-    assert report.write(work, found, scores, split=split, folder=folder) == {"split": split}
-    return read(folder)
+def write(work: Run, found: Clustering, split: str = "test") -> dict:
+    """What `report.write` writes of this clustering and the run's pretext."""
+    images, folder = evaluate.images_of(work, split), evaluate.folder_of(work, split)
+    scores = evaluate.score(work, images, build.trained_pretext(work))
+    written = report.write(
+        folder,
+        images,
+        [found],
+        evaluate.facts(work, images, scores),
+        config=work.config.evaluate,
+        curves={},
+        points=layout(found.features, 0, work.config.evaluate.map_points),
+    )
+    assert read(folder) == written
+    return written
 
 
 def table_of(path) -> list[dict[str, str]]:
@@ -77,6 +93,11 @@ def test_the_report_has_what_is_promised(finished):
     assert written["num_images"] == PER_CLASS["test"] * len(CLASSES)
     assert written["seed"] == 0
     assert written["skipped_files"] == []
+    page = Parsed(finished / "eval" / "report.html")
+    assert page.data["count"] == written["num_images"]
+    sizes = written["selflabel"]["cluster_sizes"]
+    assert np.bincount(page.array("cluster"), minlength=3).tolist() == sizes
+    assert {"pretext", "neighbors", "SCAN", "self-label"} <= set(page.text_of("th"))
     for name in CLUSTERED:
         for score in SCORES:
             assert 0 <= written[name][score] <= 1 or (score == "ari" and written[name][score] > -1)
@@ -116,7 +137,7 @@ def test_pretext_scores_are_those_of_the_stored_neighbors(finished):
 
 def test_the_table_shows_the_report(finished):
     written = read(finished / "eval")
-    lines = report.table(written).splitlines()
+    lines = report.table(written, labels()).splitlines()
     assert "15 images of the test split, seed 0" in lines[0]
     for row, name in (("SCAN", "scan"), ("+ self-label", "selflabel")):
         (line,) = [line for line in lines if line.startswith(row)]
@@ -126,16 +147,16 @@ def test_the_table_shows_the_report(finished):
 
 def test_every_picture_is_drawn_with_labels(run, rng):
     work = opened(run, "evaluate.pictures=true", "evaluate.split=train")
-    written = write(work, predictions(rng, 60, 3), "train")
+    written = write(work, clustering(rng, 60, 3), "train")
     assert (written["split"], written["num_images"]) == ("train", 60)
     assert written["selflabel"] is None
     sheets = {f"clusters/{cluster:03d}.png" for cluster in range(3)}
     assert pictures(run / "eval") == PICTURES | LABELLED | sheets
 
 
-def test_without_labels_the_scores_are_null(run, rng, capsys):
+def test_without_labels_the_scores_are_null(run, rng):
     labelled = opened(run, "evaluate.pictures=true", "scan.num_clusters=4")
-    found = predictions(rng, 15, 4)
+    found = clustering(rng, 15, 4)
     written = write(Unlabelled(labelled.config, run), found)
     for name in ("scan", "kmeans_pixels", "kmeans_features"):
         assert [written[name][score] for score in SCORES] == [None] * 3
@@ -147,8 +168,8 @@ def test_without_labels_the_scores_are_null(run, rng, capsys):
     assert scan["calibration"]["ece"] is scan["aurc"] is None
     rows = [*scan["calibration"]["bins"], *scan["coverage"], *scan["pseudo_labels"]]
     assert {row["accuracy"] for row in rows} == {None}
-    assert [row["threshold"] for row in scan["coverage"]][-1] == found["scan"][0].max(1).min()
-    assert "no labels, so no accuracy" in capsys.readouterr().out
+    assert [row["threshold"] for row in scan["coverage"]][-1] == found.confidence.min()
+    assert "no labels, so no accuracy" in report.table(written, labels())
     rows = table_of(run / "eval" / "mapping.csv")
     assert [int(row["size"]) for row in rows] == scan["cluster_sizes"]
     assert {(row["class"], row["purity"]) for row in rows} == {("", "")}
@@ -158,13 +179,13 @@ def test_without_labels_the_scores_are_null(run, rng, capsys):
 
 def test_more_clusters_than_classes_are_matched_by_majority(run, rng):
     work = opened(run, "scan.num_clusters=7")
-    found = predictions(rng, 15, 7)
+    found = clustering(rng, 15, 7)
     written = write(work, found)
     for name in ("scan", "kmeans_pixels", "kmeans_features"):
         assert written[name]["matching"] == "majority_vote"
         assert written[name]["acc"] >= 1 / 3
     assert len(written["scan"]["mapping"]) == 7
-    labels, clusters = np.repeat(np.arange(3), 5), found["scan"][0].argmax(axis=1)
+    labels, clusters = np.repeat(np.arange(3), 5), found.clusters
     rows = table_of(run / "eval" / "mapping.csv")
     assert [row["cluster"] for row in rows] == list("0123456")
     for row in rows:
@@ -203,8 +224,9 @@ def test_another_split_is_scored_beside_the_stage(finished, tmp_path, capsys):
     assert {name for name in before if before[name] != after.get(name)} == set()
     assert {name.split("/")[0] for name in after if name not in before} == {"eval-train"}
     written, of_test = read(run / "eval-train"), read(run / "eval")
-    assert report.table(written).endswith("(5-fold)")
-    assert report.table(of_test).endswith(f"{100 * of_test['pretext']['linear_probe_acc']:.1f}")
+    assert report.table(written, labels()).endswith("(5-fold)")
+    accuracy = of_test["pretext"]["linear_probe_acc"]
+    assert report.table(of_test, labels()).endswith(f"{100 * accuracy:.1f}")
     assert (written["split"], written["num_images"]) == ("train", 60)
     assert written.keys() == of_test.keys()
     assert written["scan"].keys() == of_test["scan"].keys()
@@ -257,4 +279,4 @@ def test_a_clustering_from_elsewhere_is_scored_alone(finished, tmp_path, capsys,
 
 def test_a_report_that_is_not_there_names_its_command(run):
     with pytest.raises(StageError, match=f"scan-tf evaluate --run-dir {run}"):
-        report.read(opened(run))
+        evaluate.read_report(opened(run))

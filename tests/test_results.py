@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import result_table
 import yaml
-from tiny_runs import copy, opened
+from tiny_runs import copy, opened, scan_tf
 
-from scan_tf import result_table, results
 from scan_tf.errors import ConfigError, DataError, StageError
-from scan_tf.train import read_metrics
+from scan_tf.experiments import published_results
+from scan_tf.files import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "results.py"
@@ -53,7 +54,8 @@ def folder(tmp_path) -> Path:
 
 def add(roots, folder, **options) -> Path:
     roots = [roots] if isinstance(roots, Path) else roots
-    return results.add(roots, folder, **{"name": "tiny", "commit": "0123456789ab", **options})
+    options = {"name": "tiny", "commit": "0123456789ab", **options}
+    return published_results.add(roots, folder, **options)
 
 
 def test_a_run_leaves_small_text_files_without_paths(run, folder, tmp_path):
@@ -128,16 +130,16 @@ def test_legs_of_a_campaign_tell_where_it_ran(run, folder):
 
 def test_metrics_are_thinned_to_what_a_curve_needs():
     rows = [{"step": s, "epoch": round(s / 40, 4)} for s in range(10, 40_001, 10)]
-    kept = results.thin(rows)
-    assert len(kept) == results.MAX_ROWS
+    kept = published_results.thin(rows)
+    assert len(kept) == published_results.MAX_ROWS
     assert (kept[0], kept[-1]) == (rows[0], rows[-1])
     steps = [row["step"] for row in kept]
     assert np.diff(steps).min() > 0
     assert np.diff(steps).max() < 500
     # All ends of epochs stay where they are few.
-    kept = results.thin(rows[:400])
+    kept = published_results.thin(rows[:400])
     assert {r["step"] for r in rows[:400] if r["epoch"] % 1 == 0} <= {r["step"] for r in kept}
-    assert results.thin(rows[:200]) == rows[:200]
+    assert published_results.thin(rows[:200]) == rows[:200]
 
 
 def seed_scores(run: Path) -> dict:
@@ -215,13 +217,14 @@ def test_the_table_has_a_row_and_a_note_for_each_and_the_paper_below(run, folder
     table, legend, notes = result_table.table(folder).split("\n\n")
     header, rule, ours, paper = table.splitlines()
     assert header.count("|") == rule.count("|") == ours.count("|") == paper.count("|")
+    ours, paper = (" | ".join(c.strip() for c in row.split("|")[1:-1]) for row in (ours, paper))
     assert ours == (
-        "| squares, JPEG q75 copy | [tiny](results/2026-01-01-tiny) | 64.7 | – "
-        "| 35.1 ± 1.8 / 23.2 / 15.1 | 41.2 / 30.0 / 20.1 | 45.1 / 31.5 / 22.1 | 57 | [1] |"
+        "squares, JPEG q75 copy | [tiny](results/2026-01-01-tiny) | 64.7 | - "
+        "| 35.1 ± 1.8 / 23.2 / 15.1 | 41.2 / 30.0 / 20.1 | 45.1 / 31.5 / 22.1 | 57 | [1]"
     )
     assert paper == (
-        "| folder | *Big, SimCLR* | – | – | – | 81.8 ± 0.3 / 71.2 / 66.5 | 74.2 / – / – "
-        "| – | *published* |"
+        "folder | *Big, SimCLR* | - | - | - | 81.8 ± 0.3 / 71.2 / 66.5 | 74.2 / - / - "
+        "| - | *published*"
     )
     assert "figures of the paper, for comparison (A paper)." in legend
     assert notes.startswith(
@@ -254,7 +257,7 @@ def test_only_what_is_between_the_markers_is_rewritten(run, folder, tmp_path):
     assert not result_table.update(readme, folder)
     result_table.check(readme, folder)
     text = readme.read_text()
-    assert text.startswith(f"before\n{result_table.START}\n| data |")
+    assert text.startswith(f"before\n{result_table.START}\n| data ")
     assert text.endswith(f".\n{result_table.END}\nafter\n")
     environment = folder / "2026-01-01-tiny" / "environment.json"
     change(environment, hardware="another")
@@ -269,7 +272,8 @@ def test_only_what_is_between_the_markers_is_rewritten(run, folder, tmp_path):
 
 
 def test_the_readme_holds_the_table_of_the_results():
-    result_table.check(ROOT / "README.md", ROOT / "results")
+    for text in ("README.md", "docs/results.md"):
+        result_table.check(ROOT / text, ROOT / "results")
 
 
 def test_the_results_in_the_repository_are_small_texts_without_paths():
@@ -281,14 +285,14 @@ def test_the_results_in_the_repository_are_small_texts_without_paths():
         assert not re.search(r"/(tmp|home|root|work|mnt)/", file.read_text(encoding="utf-8"))
 
 
-def test_the_script_adds_and_checks(run, folder, tmp_path):
+def test_a_result_is_added_and_the_table_checked(run, folder, tmp_path, capsys):
     def script(*arguments) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(SCRIPT), *map(str, arguments), "--results", str(folder)]
         return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
-    done = script("add", run, "--name", "tiny", "--commit", "c0ffee", "--data-note", "squares")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"added: {folder / '2026-01-01-tiny'}\n"
+    options = ("--name", "tiny", "--commit", "c0ffee", "--data-note", "squares")
+    assert scan_tf("publish", run, *options, "--results", folder) == 0
+    assert capsys.readouterr().out == f"added: {folder / '2026-01-01-tiny'}\n"
     readme = tmp_path / "README.md"
     readme.write_text(f"{result_table.START}\n{result_table.END}\n")
     assert script("table", "--check", "--readme", readme).returncode == 2

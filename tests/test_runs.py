@@ -6,8 +6,9 @@ import time
 import pytest
 from tiny_runs import copy, opened
 
-from scan_tf import runs
 from scan_tf.errors import StageError
+from scan_tf.pipeline.run_dir import Record, Run
+from scan_tf.pipeline.stage import STAGES
 
 
 def test_evaluation_and_export_are_out_of_date_after_training(finished, tmp_path):
@@ -21,8 +22,8 @@ def test_evaluation_and_export_are_out_of_date_after_training(finished, tmp_path
     assert not work.is_done("export")
 
 
-def stop(work: runs.Run, error: type[BaseException]) -> None:
-    assert work.record("pretext")["status"] == "running"
+def stop(work: Run, error: type[BaseException]) -> None:
+    assert work.record("pretext").status == "running"
     time.sleep(0.02)
     raise error
 
@@ -32,14 +33,14 @@ def test_a_record_tells_whether_its_stage_has_ended(finished, tmp_path):
     for error in (KeyboardInterrupt, ValueError):
         with pytest.raises(error), work.working("pretext"):
             stop(work, error)
-        assert work.record("pretext")["status"] == "interrupted"
+        assert work.record("pretext").status == "interrupted"
     with work.working("pretext") as result:
         result["images"] = 7
     record = work.record("pretext")
-    assert record["status"] == "done"
-    assert record["result"] == {"images": 7}
+    assert record.is_done
+    assert record.result == {"images": 7}
     # The time of all three.
-    assert record["wall_time_s"] >= 0.04
+    assert record.wall_time_s >= 0.04
 
 
 def test_another_config_may_follow_a_failure_but_not_a_checkpoint(finished, tmp_path):
@@ -56,11 +57,11 @@ def test_another_config_may_follow_a_failure_but_not_a_checkpoint(finished, tmp_
 def test_seeds_differ_between_stages_and_runs(finished):
     def seeds(*overrides):
         work = opened(finished, *overrides)
-        return {stage: work.seed(stage) for stage in runs.STAGES}
+        return {stage: work.seed(stage) for stage in STAGES}
 
     mine, other, again = seeds(), seeds("seed=1"), seeds("clustering_seed=1")
-    assert len({*mine.values(), *other.values()}) == 2 * len(runs.STAGES)
-    assert {s for s in runs.STAGES if mine[s] != again[s]} == {"scan", "selflabel"}
+    assert len({*mine.values(), *other.values()}) == 2 * len(STAGES)
+    assert {s for s in STAGES if mine[s] != again[s]} == {"scan", "selflabel"}
     # They are int32 inside the graphs.
     assert all(0 <= seed < 2**31 for seed in (*mine.values(), *other.values()))
 
@@ -80,7 +81,7 @@ def test_a_damaged_record_is_refused(finished, tmp_path, text):
     with pytest.raises(StageError, match=r"scan\.json: damaged .* Use --redo scan"):
         opened(run).is_done("selflabel")
     opened(run).redo("scan")
-    assert opened(run).record("scan") == {}
+    assert opened(run).record("scan") == Record()
 
 
 def test_a_record_from_before_a_setting_existed_counts_as_its_default(finished, tmp_path):

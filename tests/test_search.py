@@ -8,8 +8,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scan_tf import search
 from scan_tf.errors import DataError
+from scan_tf.features import search
 
 
 @pytest.fixture(params=["bfloat16", "float32", "gpu"])

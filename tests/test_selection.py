@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from tiny_runs import opened
 
-from scan_tf import runs, selection
-from scan_tf.data import ImageSet
+from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import StageError
-from scan_tf.train import read_metrics
+from scan_tf.files import read_metrics
+from scan_tf.pipeline import selection
+from scan_tf.pipeline.run_dir import Run
 
 
-class NoTest(runs.Run):
+class NoTest(Run):
     """A run of a data set without test images."""
 
     def images(self, split) -> ImageSet | None:

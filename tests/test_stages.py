@@ -25,9 +25,11 @@ from tiny_runs import (
 )
 
 import scan_tf as package
-from scan_tf import neighbors, runs, stages
 from scan_tf.errors import StageError, TrainingError
-from scan_tf.train import read_metrics
+from scan_tf.features import neighbors
+from scan_tf.files import read_metrics
+from scan_tf.pipeline import learning, stages
+from scan_tf.pipeline.stage import STAGES
 
 TRAIN = PER_CLASS["train"] * len(CLASSES)
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -44,15 +46,15 @@ def report(run: Path) -> dict:
 
 def test_every_stage_leaves_what_the_next_one_reads(finished):
     work = opened(finished)
-    for stage in runs.STAGES:
+    for stage in STAGES:
         assert work.is_done(stage)
-        assert work.record(stage)["wall_time_s"] > 0
+        assert work.record(stage).wall_time_s > 0
     mined = neighbors.load(finished / "neighbors" / "train.npz")
     assert (mined.indices.dtype, mined.indices.shape) == (np.int32, (TRAIN, 4))
     for stage in TRAINED:
         assert any(name.startswith("backbone/") for name in weights(finished, stage))
     # Of the two heads, the one that was selected.
-    kept, head = weights(finished, "scan"), work.record("scan")["result"]["head"]
+    kept, head = weights(finished, "scan"), work.record("scan").result["head"]
     assert {k for k in kept if k.startswith("heads/")} == {"heads/0/kernel", "heads/0/bias"}
     with np.load(finished / "scan" / "best.npz") as best:
         for part in ("kernel", "bias"):
@@ -158,7 +160,7 @@ def test_a_stopped_stage_goes_on_to_the_same_bits(finished, tmp_path, stage, num
     work = opened(run)
     assert not work.is_done(stage)
     status = "running" if number == signal.SIGKILL else "interrupted"
-    assert work.record(stage)["status"] == status
+    assert work.record(stage).status == status
 
     assert scan_tf(stage, "--run-dir", run) == 0
     resumed, straight = weights(run, stage), weights(finished, stage)
@@ -274,7 +276,7 @@ def test_a_file_that_does_not_fit_is_named(finished, tmp_path, name, change, par
 @pytest.mark.parametrize(
     ("override", "stage", "parts"),
     [
-        ("neighbors.k=60", "neighbors", ("neighbors.k = 60", "got 60", "<= 59")),
+        ("neighbors.k=60", "neighbors", ("neighbors.k = 60", "got 60", "59 or less")),
         ("neighbors.k_validation=6", "scan", ("neighbors.k_validation = 6", "got 6", "<= 5")),
         ("scan.batch_size=55", "scan", ("scan.batch_size: 55", "54 images")),
         ("selflabel.batch_size=61", "selflabel", ("selflabel.batch_size: 61", "60 images")),
@@ -303,7 +305,7 @@ def test_self_labelling_without_a_confident_image_is_an_error(finished, tmp_path
             row = {"step": 1, "epoch": 1.0, "loss": 0.0, "confident": 0.0, "skipped": 1.0}
             (self.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
 
-    monkeypatch.setattr(stages, "Trainer", Trainer)
+    monkeypatch.setattr(learning, "Trainer", Trainer)
     run = copy(finished, tmp_path / "run", without="selflabel")
     with pytest.raises(TrainingError, match="selflabel.threshold: no image"):
         stages.run_stage(opened(run), "selflabel")

@@ -15,8 +15,10 @@ import tensorflow as tf
 from PIL import Image
 from tiny_runs import copy, opened, scan_tf, snapshot, weights, write_config, write_images
 
-from scan_tf import stages, sweep, tables, train
 from scan_tf.errors import TrainingError
+from scan_tf.experiments import sweep, tables
+from scan_tf.pipeline import stages
+from scan_tf.training.loop import Trainer
 
 # Heads on features that are computed once: the fastest clustering there is.
 FAST = ("scan.freeze_backbone=true", "scan.cached_views=1", "scan.epochs=3", "selflabel.epochs=1")
@@ -158,13 +160,13 @@ def test_an_interrupted_sweep_ends_with_the_same_table(swept, tmp_path, monkeypa
         return once_more(trainer, inputs)
 
     with monkeypatch.context() as patch:
-        once_more = train.Trainer.update
-        patch.setattr(train.Trainer, "update", update)
+        once_more = Trainer.update
+        patch.setattr(Trainer, "update", update)
         assert scan_tf("sweep", "--run-dir", run, *SWEEP) == 130
     assert "to go on" in capsys.readouterr().err
     assert len(updates) == 5
     second = opened(folder / POINTS[1][0] / "seed-1")
-    assert second.record("scan")["status"] == "interrupted"
+    assert second.record("scan").status == "interrupted"
     assert (second.folder("scan") / "ckpt" / "state.npz").exists()
 
     assert scan_tf("sweep", "--run-dir", run, *SWEEP) == 0
@@ -195,9 +197,7 @@ def test_an_interrupted_sweep_ends_with_the_same_table(swept, tmp_path, monkeypa
         (("scan.epochs=1,2", "evaluate.split=none"), ("evaluate.split", "'none'")),
     ],
 )
-def test_what_cannot_be_swept_is_refused_before_anything_is_done(
-    swept, arguments, parts, capsys
-):
+def test_what_cannot_be_swept_is_refused_before_anything_is_done(swept, arguments, parts, capsys):
     before = snapshot(swept)
     assert scan_tf("sweep", "--run-dir", swept, *arguments) == 2
     error = capsys.readouterr().err

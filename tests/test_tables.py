@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scan_tf import charts, tables
+from scan_tf.evaluation import charts
+from scan_tf.experiments import tables
 
 KMEANS = {"acc": 0.5, "nmi": 0.4, "ari": 0.3, "num_clusters_used": 10.0, "restarts": 3}
 KMEANS |= {f"{k}_std": 0.01 for k in ("acc", "nmi", "ari", "num_clusters_used")}

@@ -20,12 +20,12 @@ from small_tasks import PLAIN, QUIET, Given, make, trainer, values
 from small_tasks import batch as batch_of
 from small_tasks import loader as cached_loader
 
-from scan_tf.config import OptimizerConfig, SelfLabelConfig
+from scan_tf.config import OptimizerConfig
 from scan_tf.errors import Interrupted, StageError, TrainingError
-from scan_tf.heads import ClusterHeads
-from scan_tf.selflabel import SelfLabelTask
-from scan_tf.task import Task, View
-from scan_tf.train import read_metrics
+from scan_tf.files import read_metrics
+from scan_tf.methods.selflabel import confident
+from scan_tf.methods.task import Task, View
+from scan_tf.models.heads import ClusterHeads
 
 TESTS = pathlib.Path(__file__).parent
 STEPS_PER_EPOCH, EPOCHS = 5, 4
@@ -43,8 +43,8 @@ class Toy(Task):
         network = ClusterHeads(1, dim)
         network.build((None, dim))
         self.networks = {"backbone": network}
-        self.updates = tf.Variable(0)
-        self.seen = tf.Variable(tf.zeros([dim, dim]))
+        self.updates = tf.Variable(0, name="updates")
+        self.seen = tf.Variable(tf.zeros([dim, dim]), name="seen")
 
     @property
     def extra_state(self):
@@ -101,7 +101,7 @@ def toy(directory, source=None, **options):
 
 def outcome(loop):
     text = (loop.directory / "metrics.jsonl").read_text()
-    return values([loop.step, *loop.task.state, *loop.optimizer.state]), loop.hook.record, text
+    return values(loop.state.values()), loop.hook.record, text
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,28 @@ def test_the_interrupt_key_is_a_signal_too(tmp_path):
     assert error.value.exit_code == 130
 
 
+def test_an_interrupted_stage_is_finished_with_what_it_has_learnt(tmp_path):
+    with pytest.raises(Interrupted):
+        toy(tmp_path, Stopping(toy_batches(), signal.SIGTERM, {11})).run()
+    loop = toy(tmp_path, finish=True)
+    loop.run()
+    state, record, text = outcome(loop)
+    assert int(loop.step) == 12
+    assert [json.loads(line)["step"] for line in text.splitlines()][-1] <= 12
+    assert record
+    # Where nothing was interrupted it trains as ever.
+    fresh = toy(tmp_path / "fresh", finish=True)
+    fresh.run()
+    assert int(fresh.step) == STEPS_PER_EPOCH * EPOCHS
+
+
+def test_a_stage_without_a_whole_epoch_is_not_finished(tmp_path):
+    with pytest.raises(Interrupted):
+        toy(tmp_path, Stopping(toy_batches(), signal.SIGTERM, {2})).run()
+    with pytest.raises(TrainingError, match=r"first epoch has not ended \(step 3 of 5\)"):
+        toy(tmp_path, finish=True).run()
+
+
 def killed(directory, step):
     """What the killed process runs: it saves at every step but never gets to the given one."""
     source = Stopping(toy_batches(), signal.SIGKILL, {step})
@@ -272,8 +294,8 @@ def test_many_steps_in_one_call_are_the_same_bit_for_bit(tmp_path, log_every):
     single = toy(tmp_path / "1", runtime=runtime)
     many = toy(tmp_path / "n", Short(), runtime=runtime)
     calls = []
-    plain = many._call
-    many._call = lambda rows: (calls.append(len(rows)), plain(rows))[1]
+    plain = many.calls._call
+    many.calls._call = lambda rows: (calls.append(len(rows)), plain(rows))[1]
     for loop in (single, many):
         loop.run()
     np.testing.assert_equal(outcome(many), outcome(single))
@@ -293,8 +315,9 @@ def test_how_steps_fall_into_calls_changes_no_bit(tmp_path, device):
         loop = trainer(task, source, tmp_path / str(number), device=device, runtime=runtime)
         inputs, losses = source.inputs(0, 4), []
         for size in sizes:
-            losses += loop._call([next(inputs) for _ in range(size)])["loss"].numpy().tolist()
-        states.append((losses, values([loop.step, *task.state, *loop.optimizer.state])))
+            rows = [next(inputs) for _ in range(size)]
+            losses += loop.calls._call(rows)["loss"].numpy().tolist()
+        states.append((losses, values(loop.state.values())))
     for state in states[1:]:
         np.testing.assert_equal(state, states[0])
     assert len(set(states[0][0])) == 4
@@ -343,8 +366,9 @@ def test_the_time_to_compile_is_told(tmp_path, capsys):
     toy(tmp_path / "head", Short(), runtime=runtime, device=HEADS).run()
     toy(tmp_path / "head", Short(), runtime=runtime, device=HEADS).run()
     lines = re.findall(r"^  head: compiling .*$", capsys.readouterr().out, re.MULTILINE)
-    assert len(lines) == 1  # a run that has ended compiles nothing
-    assert re.fullmatch(r"  head: compiling \(XLA\) took \d+\.\d s", lines[0])
+    assert len(lines) == 2  # a run that has ended compiles nothing
+    assert lines[0] == "  head: compiling the training step (XLA) ..."
+    assert re.fullmatch(r"  head: compiling \(XLA\) took \d+\.\d s", lines[1])
 
 
 # What goes wrong in training
@@ -407,7 +431,7 @@ def test_what_follows_the_update_sees_the_new_weights(tmp_path):
 
 def selflabel(**settings):
     task = make("selflabel")
-    return SelfLabelTask(SelfLabelConfig(**settings), task.backbone, task.heads)
+    return confident.Method(confident.Config(**settings), task.backbone, task.heads)
 
 
 def test_selflabel_without_a_confident_image_changes_nothing_that_is_trained(tmp_path, seeded):

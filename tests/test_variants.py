@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny_runs import opened, snapshot, write_config
 
-from scan_tf import variants
 from scan_tf.errors import ConfigError, StageError
+from scan_tf.experiments import variants
 
 
 @pytest.fixture
@@ -197,8 +197,7 @@ def shared_with(variant: variants.Variant) -> dict[str, str]:
 
 def test_equal_stages_are_linked(run):
     same, scan, neighbors = (
-        plan(run, axes)[0]
-        for axes in ({}, {"scan.entropy_weight": [1]}, {"neighbors.k": [2]})
+        plan(run, axes)[0] for axes in ({}, {"scan.entropy_weight": [1]}, {"neighbors.k": [2]})
     )
     for variant in (same, scan, neighbors):
         variant.share([run])
@@ -232,7 +231,7 @@ def test_what_has_begun_is_not_replaced(run):
         raise KeyboardInterrupt
     variant.share([run])
     assert shared_with(variant).keys() == {"pretext", "neighbors"}
-    assert variant.record("scan")["status"] == "interrupted"
+    assert variant.record("scan").status == "interrupted"
 
 
 def test_a_cut_off_link_is_made_again(run):

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from tiny_runs import copy, opened, weights
 
-from scan_tf import data, features, networks
-from scan_tf import weights as published
+from scan_tf.data import sources
 from scan_tf.errors import DataError, MissingDataError, StageError
+from scan_tf.experiments import published_weights as published
+from scan_tf.features.embedding import embed
+from scan_tf.pipeline import build
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +40,16 @@ def datasets(path: Path) -> dict[str, h5py.Dataset]:
     found = {}
     with h5py.File(path, "r") as file:
         file.visititems(
-            lambda name, item: found.update({name: item[()]})
-            if isinstance(item, h5py.Dataset)
-            else None
+            lambda name, item: (
+                found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
         )
     return found
 
 
 def test_it_holds_the_weights_as_float16_and_the_statistics_exactly(finished, file):
     classifier, facts = published.load(file)
-    backbone, heads = networks.trained_clusters(opened(finished), "selflabel")
+    backbone, heads = build.trained_clusters(opened(finished), "selflabel")
     ours = classifier.backbone.variables + classifier.heads.variables
     theirs = backbone.variables + heads.variables
     assert [v.path.split("/", 1)[1] for v in ours] == [v.path.split("/", 1)[1] for v in theirs]
@@ -84,9 +86,9 @@ def test_it_predicts_as_the_run_to_the_precision_of_float16(finished, file):
     work = opened(finished)
     images = work.images("test")
     classifier, _ = published.load(file)
-    backbone, heads = networks.trained_clusters(work, "selflabel")
-    exact = features.embed(published.Classifier(backbone, heads), images)
-    rounded = features.embed(classifier, images)
+    backbone, heads = build.trained_clusters(work, "selflabel")
+    exact = embed(published.Classifier(backbone, heads), images)
+    rounded = embed(classifier, images)
     np.testing.assert_allclose(rounded.sum(axis=1), 1, rtol=1e-5)
     # Some ten layers, each of weights that are off by 2**-11 at most.
     assert np.abs(rounded - exact).max() < 0.02
@@ -182,4 +184,4 @@ def test_images_that_do_not_fit_are_refused(finished, copied):
     edit(copied, data=facts["data"] | {"image_size": 12})
     with pytest.raises(DataError, match="expected labelled images of 8 pixels, got 12 pixels"):
         published.score(copied, data_path=path, progress=False)
-    assert data.available()
+    assert sources.available()

@@ -13,8 +13,8 @@ import pytest
 import small_tasks
 from small_tasks import QUIET, loader, trainer, values
 
-from scan_tf import device
-from scan_tf.train import read_metrics
+from scan_tf import machine
+from scan_tf.files import read_metrics
 
 
 @pytest.mark.slow
@@ -22,7 +22,7 @@ from scan_tf.train import read_metrics
 @pytest.mark.parametrize("name", [n for n in small_tasks.NAMES if n != "scan_cached"])
 def test_the_whole_step_compiles_as_the_trainer_runs_it(name, dtype, tmp_path):
     runtime = dataclasses.replace(QUIET, dtype=dtype, jit_compile="always")
-    resolved = device.resolve(runtime)
+    resolved = machine.resolve(runtime)
     assert resolved.jit_step
     keras.utils.set_random_seed(0)
     task = small_tasks.make(name, dtype)
@@ -36,7 +36,7 @@ def test_the_whole_step_compiles_as_the_trainer_runs_it(name, dtype, tmp_path):
     after = values(task.trainable_variables)
     assert all((a != b).any() for a, b in zip(after, before, strict=True))
     # One program for all steps: nothing was traced again.
-    function = loop._update
+    function = loop.calls.one
     assert function.experimental_get_tracing_count() == 1
     inputs = next(iter(source.inputs(0, 1)))
     program = function.experimental_get_compiler_ir(inputs)(stage="hlo")

@@ -61,12 +61,12 @@ def own_handler() -> Iterator[None]:
 
 def write_config(path: Path, images: Path, *overrides: str) -> Path:
     """CONFIG for the images of a folder, as YAML; `overrides` as on the command line."""
-    from scan_tf import config, pretext
+    from scan_tf import config
 
     tree = CONFIG | {"data": CONFIG["data"] | {"path": str(images)}}
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     if overrides:
-        changed = config.load(path, overrides, pretext_config=pretext.config_class)
+        changed = config.load(path, overrides)
         path.write_text(config.dump(changed), encoding="utf-8")
     return path
 
@@ -100,10 +100,11 @@ def copy(run: Path, target: Path, *, without: str | None = None) -> Path:
 
 def opened(run: Path, *overrides: str) -> Any:
     """The `Run` of a run directory."""
-    from scan_tf import config, pretext, runs
+    from scan_tf import config
+    from scan_tf.pipeline.run_dir import Run
 
     path = run / "config.yaml"
-    return runs.Run(config.load(path, overrides, pretext_config=pretext.config_class), run)
+    return Run(config.load(path, overrides), run)
 
 
 def weights(run: Path, stage: str) -> dict[str, np.ndarray]:

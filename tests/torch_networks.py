@@ -33,9 +33,7 @@ class Block(nn.Module):
             channels = size
         projection = nn.Sequential()
         if stride != 1 or before != after:
-            projection = nn.Sequential(
-                convolution(before, after, 1, stride), nn.BatchNorm2d(after)
-            )
+            projection = nn.Sequential(convolution(before, after, 1, stride), nn.BatchNorm2d(after))
         setattr(self, shortcut, projection)
 
     def forward(self, x):

@@ -1,7 +1,11 @@
-"""Augmentation: `make` gives a policy on the device; `host` has the same in albumentations."""
+"""Views: what an image becomes before it is looked at, on the device and on the host."""
 
-from __future__ import annotations
+from scan_tf import lazy
 
-from scan_tf.augment.policies import Policy, make
-
-__all__ = ["Policy", "make"]
+__getattr__, __dir__, __all__ = lazy.names(
+    __name__,
+    {
+        "Policy": "policies",
+        "make": "policies",
+    },
+)

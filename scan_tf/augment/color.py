@@ -82,3 +82,8 @@ def _blend_slot(
     # Brightness blends with black, contrast with the mean grey, saturation with the grey image.
     other = tf.where(op == 2, grey, tf.where(op == 1, mean, 0.0))
     return tf.clip_by_value(own * images + (1.0 - own) * other, 0.0, 1.0)
+
+
+def solarize(images: tf.Tensor) -> tf.Tensor:
+    """Invert the levels from 128 of 255 on (PIL's threshold) of images f32 [B,H,W,3] in 0..1."""
+    return tf.where(images * 255.0 >= 128.0, 1.0 - images, images)

@@ -90,3 +90,23 @@ def rotate_bilinear(images: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
             pixels = tf.reshape(tf.gather(flat, index, batch_dims=1), tf.shape(images))
             turned += weight[..., None] * pixels
     return turned
+
+
+def blur_matrix(sigma: tf.Tensor, side: int, radius: int) -> tf.Tensor:
+    """Weights that blur an axis by a Gaussian, the image mirrored at its borders.
+
+    Args:
+        sigma: f32 [B], standard deviations in pixels, above 0.
+        side: pixels of the axis.
+        radius: pixels on each side of the centre that have a weight; below `side`.
+
+    Returns:
+        f32 [B,side,side]; every row sums to 1.
+    """
+    offsets = tf.range(-radius, radius + 1)
+    index = tf.abs(tf.range(side)[None, :] + offsets[:, None])
+    mirrored = tf.minimum(index, 2 * (side - 1) - index)
+    places = tf.one_hot(mirrored, side)
+    weight = tf.exp(-0.5 * (tf.cast(offsets, tf.float32) / sigma[:, None]) ** 2)
+    weight /= tf.reduce_sum(weight, -1, keepdims=True)
+    return tf.einsum("bo,oij->bij", weight, places)

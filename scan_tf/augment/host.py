@@ -32,7 +32,9 @@ HostPolicy = Callable[[np.ndarray, "np.random.Generator | int"], np.ndarray]
 _REPLICATE, _REFLECT = 1, 4
 
 
-def make(name: str, config: AugmentConfig, *, size: int, mean: Mean) -> HostPolicy:
+def make(
+    name: str, config: AugmentConfig, *, size: int, mean: Mean, **options: float
+) -> HostPolicy:
     """The policy called `name`, for one image on the host.
 
     Args:
@@ -40,6 +42,7 @@ def make(name: str, config: AugmentConfig, *, size: int, mean: Mean) -> HostPoli
         config: the parameters of all policies.
         size: side of the square images it returns.
         mean: mean colour of the data set, 0..1; the fill of cutout, rounded to whole levels.
+        options: of this policy alone; `simclr` has `blur` and `solarize`.
 
     Returns:
         A function of an image uint8 [H,W,3] and a seed (or a generator, from which the seed is
@@ -48,11 +51,17 @@ def make(name: str, config: AugmentConfig, *, size: int, mean: Mean) -> HostPoli
     Raises:
         ConfigError: there is no such policy, or two values of `config` do not go together.
     """
+    makers: dict[str, Callable[..., list[A.BasicTransform]]]
     makers = {"none": _none, "weak": _weak, "simclr": _simclr, "strong": _strong}
+    if "." in name:
+        raise ConfigError(
+            f"augmentation '{name}' is of the device: set augment.backend: device, or take one of "
+            f"{', '.join(sorted(makers))}."
+        )
     if name not in makers:
         raise ConfigError(f"augmentation '{name}' is unknown. {did_you_mean(name, makers)}")
     policies.check(config)
-    return _Seeded(makers[name](config, size, mean))
+    return _Seeded(makers[name](config, size, mean, **options))
 
 
 class _Seeded:
@@ -88,17 +97,22 @@ def _weak(config: AugmentConfig, size: int, mean: Mean) -> list[A.BasicTransform
     return [*_rotation(config), _fit(size), pad, crop, A.HorizontalFlip(p=config.flip)]
 
 
-def _simclr(config: AugmentConfig, size: int, mean: Mean) -> list[A.BasicTransform]:
+def _simclr(
+    config: AugmentConfig, size: int, mean: Mean, *, blur: float = 0.0, solarize: float = 0.0
+) -> list[A.BasicTransform]:
     scale, ratio = config.crop_scale, config.crop_ratio
     crop = A.RandomResizedCrop((size, size), scale, ratio, area_for_downscale="image")
     *strengths, hue = config.jitter
     ranges = [(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
+    kernel = (2 * policies.blur_radius(size) + 1,) * 2
     return [
         *_rotation(config),
         crop,
         A.HorizontalFlip(p=config.flip),
         A.ColorJitter(*ranges, (-hue, hue), p=config.jitter_probability),
         A.ToGray(p=config.grayscale_probability),
+        A.GaussianBlur(kernel, policies.BLUR_SIGMA, p=blur),
+        A.Solarize(p=solarize),
     ]
 
 

@@ -2,11 +2,13 @@
 
 A policy maps images f32 `[B,H,W,3]` in 0..1 and a seed int32 `[2]` to f32 `[B,size,size,3]` in
 0..1. Every random number is drawn per image and follows from the seed alone. To add a policy,
-write a function `name(config, size, mean)` that returns one and list it in `make`.
+write a function `name(config, size, mean)` that returns one and list it in `make`, or give its
+dotted name.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,25 +22,37 @@ from scan_tf.schema import did_you_mean
 
 Policy = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Mean = tuple[float, float, float]
+# Standard deviations of the Gaussian blur in pixels (SimCLR, appendix A).
+BLUR_SIGMA = (0.1, 2.0)
 
 
-def make(name: str, config: AugmentConfig, *, size: int, mean: Mean) -> Policy:
+def make(name: str, config: AugmentConfig, *, size: int, mean: Mean, **options: float) -> Policy:
     """The policy called `name`.
 
     Args:
-        name: `none`, `weak`, `simclr` or `strong`.
+        name: `none`, `weak`, `simclr` or `strong`; or the dotted name of somebody else's function
+            with the arguments that theirs have, such as `my_package.views.gentle`.
         config: the parameters of all policies.
         size: side of the square images it returns.
         mean: mean colour of the data set, 0..1; the fill of cutout.
+        options: of this policy alone; `simclr` has `blur` and `solarize`.
 
     Raises:
         ConfigError: there is no such policy, or a range of `config` is empty.
     """
+    policies: dict[str, Callable[..., Policy]]
     policies = {"none": none, "weak": weak, "simclr": simclr, "strong": strong}
-    if name not in policies:
-        raise ConfigError(f"augmentation '{name}' is unknown. {did_you_mean(name, policies)}")
     check(config)
-    return policies[name](config, size, mean)
+    if name in policies:
+        return policies[name](config, size, mean, **options)
+    module, _, function = name.rpartition(".")
+    if not module:
+        raise ConfigError(f"augmentation '{name}' is unknown. {did_you_mean(name, policies)}")
+    try:
+        maker: Callable[..., Policy] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"augmentation '{name}' cannot be imported ({error}).") from error
+    return maker(config, size, mean, **options)
 
 
 def check(config: AugmentConfig) -> None:
@@ -84,10 +98,14 @@ def weak(config: AugmentConfig, size: int, mean: Mean) -> Policy:
     return policy
 
 
-def simclr(config: AugmentConfig, size: int, mean: Mean) -> Policy:
+def simclr(
+    config: AugmentConfig, size: int, mean: Mean, *, blur: float = 0.0, solarize: float = 0.0
+) -> Policy:
     """SimCLR's views as SCAN's official configuration has them (no blur).
 
     Random resized crop, flip, colour jitter with its four ops in random order, random greyscale.
+    With the probability `blur` then SimCLR's Gaussian blur (appendix A), with the probability
+    `solarize` BYOL's inversion of the levels from 128 on (appendix B); 0 in 0..1 is never.
     """
 
     def policy(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -100,7 +118,19 @@ def simclr(config: AugmentConfig, size: int, mean: Mean) -> Policy:
         images = geometry.mix(images, rows, _flip(columns, config.flip, flip_seed))
         images = _jitter(images, config, jitter_seed)
         grey = _chance(batch, config.grayscale_probability, grey_seed)
-        return tf.where(grey[:, None, None, None], color.grayscale(images), images)
+        images = tf.where(grey[:, None, None, None], color.grayscale(images), images)
+        extra = tf.random.experimental.stateless_fold_in(grey_seed, 1)
+        blur_seed, sigma_seed, solarize_seed = _split(extra, 3)
+        if blur:
+            sigma = _uniform([batch], sigma_seed, *BLUR_SIGMA)
+            kernel = geometry.blur_matrix(sigma, size, blur_radius(size))
+            blurred = _chance(batch, blur, blur_seed)[:, None, None]
+            kernel = tf.where(blurred, kernel, tf.eye(size))
+            images = geometry.mix(images, kernel, kernel)
+        if solarize:
+            inverted = _chance(batch, solarize, solarize_seed)[:, None, None, None]
+            images = tf.where(inverted, color.solarize(images), images)
+        return images
 
     return policy
 
@@ -138,6 +168,11 @@ def cutout_limit(config: AugmentConfig, size: int) -> int:
     if config.cutout is not None:
         return config.cutout
     return round(size / 2) if size <= 32 else round(size / 3)
+
+
+def blur_radius(size: int) -> int:
+    """Pixels on each side of the blur's centre: its kernel is a tenth of the image (SimCLR)."""
+    return max(1, size // 20)
 
 
 def _hole(batch: tf.Tensor, size: int, limit: int, seed: tf.Tensor) -> tf.Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ from scan_tf.errors import DataError, MissingDataError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
 # Arrays above this size in bytes go to a file that the system pages in and out.
 MEMORY_LIMIT = 2 * 2**30
+# Files that a message names.
+SHOWN = 10
+_log = logging.getLogger(__name__)
 
 
 def allocate(count: int, size: int) -> np.ndarray:
@@ -82,6 +88,56 @@ def read_image(path: str | Path) -> np.ndarray:
     # Pillow reports broken files by many kinds of exceptions; all mean the same to a user.
     except Exception as error:
         raise DataError(f"{path}: cannot be read as an image ({error}).") from error
+
+
+def read_fitted(
+    files: Iterable[Path], size: int, *, ahead: int = 256
+) -> Iterator[np.ndarray | DataError]:
+    """Each file as uint8 [size, size, 3], or what is wrong with it, in order.
+
+    Threads decode up to `ahead` files before they are asked for.
+    """
+    fit = fitter(size)
+
+    def read(file: Path) -> np.ndarray | DataError:
+        try:
+            return fit(read_image(file))
+        except DataError as error:
+            return error
+
+    waiting: collections.deque[Future[np.ndarray | DataError]] = collections.deque()
+    with ThreadPoolExecutor() as pool:
+        for file in files:
+            waiting.append(pool.submit(read, file))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def report_unreadable(
+    errors: Sequence[DataError], total: int, *, where: str = "", allowed: bool = True
+) -> None:
+    """Warn of files that cannot be read.
+
+    Args:
+        errors: what is wrong with them.
+        total: how many files there are.
+        where: what to begin the message with.
+        allowed: False: raise instead.
+
+    Raises:
+        DataError: it is not allowed, or there is no other file.
+    """
+    if not errors:
+        return
+    lines = [f"{where}{len(errors)} of {total} images cannot be read:", *map(str, errors[:SHOWN])]
+    text = "\n  ".join(lines + [f"and {len(errors) - SHOWN} more"] * (len(errors) > SHOWN))
+    if len(errors) == total:
+        raise DataError(f"{text}\nThere is no image left.")
+    if not allowed:
+        raise DataError(f"{text}\nRemove them, or set data.strict: false to skip them.")
+    _log.warning("%s\nThey are skipped.", text)
 
 
 def fitter(size: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scan_tf.data import cifar10, cifar20, stl10
 from scan_tf.data.images import list_images, read_image, resize_and_crop
+from scan_tf.data.sets import cifar10, cifar20, stl10
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 from scan_tf.schema import did_you_mean
 

@@ -1,0 +1,125 @@
+"""Arguments that many commands share: which run, and settings that depart from its config."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scan_tf import lazy
+from scan_tf.errors import ConfigError, MissingDataError
+
+if TYPE_CHECKING:
+    from scan_tf.config import Config
+    from scan_tf.pipeline.run_dir import Run
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse arguments; overrides may stand before, between and after the options."""
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not (hasattr(arguments, "overrides") and all(map(is_override, rest))):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
+def is_override(text: str) -> bool:
+    """Whether an argument is a setting, such as `scan.epochs=20`."""
+    return "=" in text and not text.startswith("-")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which run; see `open_run`."""
+    parser.add_argument(
+        "--config", metavar="NAME|FILE", help="a recipe (scan-tf configs) or a YAML file"
+    )
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="where results go (default: runs/NAME)"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="FOLDER | key=value",
+        help="a folder of images, which needs no --config; settings such as scan.epochs=20",
+    )
+
+
+def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run:
+    """The run that the arguments name; its own config where no other is given.
+
+    What can be refused without TensorFlow is refused before it is loaded.
+
+    Args:
+        arguments: `config`, `run_dir` and `overrides`.
+        reads_images: refuse images that are not there, unless all stages are done.
+
+    Raises:
+        ConfigError: neither is named, or a setting is bad.
+        MissingDataError: the images are not on this machine.
+    """
+    settings, root = _settings(arguments)
+    from scan_tf.data import sources
+    from scan_tf.pipeline.run_dir import Run
+    from scan_tf.pipeline.stage import STAGES
+
+    run = Run(settings, root)
+    done = all(run.record(stage).is_done for stage in STAGES)
+    if reads_images and not done:
+        sources.check(settings.data)
+    lazy.load_tensorflow()
+    return run
+
+
+def _take_folder(arguments: argparse.Namespace) -> Path | None:
+    """The folder of images among the settings, which become those of its run.
+
+    Raises:
+        MissingDataError: it is not there.
+        ConfigError: there are two, or a config that is not for folders.
+    """
+    from scan_tf import reading
+
+    folders = [text for text in arguments.overrides if not is_override(text)]
+    if not folders:
+        return None
+    if len(folders) > 1:
+        raise ConfigError(f"expected one folder of images, got {', '.join(folders)}.")
+    folder = Path(folders[0]).resolve()
+    if not folder.is_dir():
+        raise MissingDataError(
+            f"{folders[0]}: no such folder. Expected a folder of images, or settings such as "
+            "scan.epochs=20."
+        )
+    if arguments.config is None and not (
+        arguments.run_dir and (arguments.run_dir / "config.yaml").exists()
+    ):
+        arguments.config, why = reading.folder_recipe()
+        print(f"recipe: {arguments.config} ({why})")
+    # In quotes of JSON, which YAML reads: a path may hold what means something to YAML.
+    given = [text for text in arguments.overrides if is_override(text)]
+    arguments.overrides = ["data.name=folder", f"data.path={json.dumps(str(folder))}", *given]
+    return folder
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[Config, Path]:
+    """The config and the run directory."""
+    from scan_tf import config, reading
+
+    root, folder = arguments.run_dir, _take_folder(arguments)
+    if folder is not None and root is None:
+        root = Path("runs") / folder.name
+    if arguments.config is not None:
+        settings = config.load(reading.find_config(arguments.config), arguments.overrides)
+        return settings, root or Path("runs") / settings.name
+    if root is None:
+        raise ConfigError(
+            "--config: give a recipe (scan-tf configs lists them) or a YAML file, or --run-dir of "
+            "an existing run."
+        )
+    path = root / "config.yaml"
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
+    return config.load(path, arguments.overrides), root

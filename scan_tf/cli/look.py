@@ -1,0 +1,80 @@
+"""The commands that only tell: which recipes, which settings, how far a run is."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from scan_tf.errors import ConfigError
+
+_WIDTH = 96
+
+
+def add(commands: Any) -> None:
+    """Add the commands."""
+    text = "list the recipes that --config takes by name"
+    configs = commands.add_parser("configs", help=text, description=f"L{text[1:]}.")
+    configs.set_defaults(function=_configs)
+
+    text = "list every setting: its type and range, its default, what it means"
+    settings = commands.add_parser(
+        "settings",
+        help=text,
+        description=f"L{text[1:]}. Those of another method: scan-tf settings pretext "
+        "pretext.name=moco",
+    )
+    settings.add_argument("section", nargs="?", metavar="SECTION", help="e.g. scan.optimizer")
+    settings.add_argument("overrides", nargs="*", metavar="key=value", help="other defaults")
+    settings.set_defaults(function=_settings)
+
+    text = "show what of a run is done, and how long the rest takes"
+    status = commands.add_parser("status", help=text, description=f"S{text[1:]}.")
+    status.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    status.set_defaults(function=_status)
+
+
+def _configs(_: argparse.Namespace) -> None:
+    from scan_tf import reading
+
+    found = reading.recipes()
+    width = max(map(len, found))
+    for name, path in found.items():
+        print(f"{name:{width}}  {reading.summary(path)}")
+    print("\nscan-tf run --config NAME --run-dir DIR [key=value ...]")
+
+
+def _settings(arguments: argparse.Namespace) -> None:
+    from scan_tf import config, reading, schema
+    from scan_tf.cli.arguments import is_override
+
+    section = arguments.section
+    if section is not None and is_override(section):
+        arguments.overrides.insert(0, section)
+        section = None
+    default = config.from_dict(reading.with_overrides(config.Config, {}, arguments.overrides))
+    found = list(schema.describe(default))
+    shown = [d for d in found if section is None or f"{d.key}.".startswith(f"{section}.")]
+    if not shown:
+        known = {d.key.rpartition(".")[0] for d in found} - {""}
+        raise ConfigError(f"settings: no '{section}'. {schema.did_you_mean(section, known)}")
+    for setting in shown:
+        print(f"{setting.key} = {setting.default}    ({_kind(setting)})")
+        print(textwrap.fill(setting.help, _WIDTH, initial_indent="    ", subsequent_indent="    "))
+
+
+def _kind(setting: Any) -> str:
+    """The type and range; for the name of a method, those there are."""
+    from scan_tf.methods import catalog
+
+    for kind, section in catalog.SECTIONS.items():
+        if setting.key == f"{section}.name":
+            return f"{' | '.join(catalog.available(kind))}, or a dotted name"
+    return str(setting.kind)
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from scan_tf.pipeline import status
+
+    print(status.describe(arguments.run_dir))

@@ -1,0 +1,267 @@
+"""The commands that make something of images: the stages, sweeps, imports, predictions."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scan_tf.cli.arguments import add_run_arguments, open_run
+from scan_tf.errors import TO_BE_CONTINUED, ConfigError, MissingDataError
+from scan_tf.pipeline.stage import STAGES, TRAINED
+
+if TYPE_CHECKING:
+    from scan_tf.pipeline.run_dir import Run
+
+_ALL = "run"
+
+
+def add(commands: Any) -> None:
+    """Add the commands."""
+    texts = {_ALL: "all stages, from images to the exported classifier"}
+    for name, text in (texts | {s.name: s.help for s in STAGES.values()}).items():
+        stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        add_run_arguments(stage)
+        stage.add_argument(
+            "--redo",
+            metavar="STAGE",
+            choices=list(STAGES),
+            help="first delete the results of this stage and of those after it",
+        )
+        if name in (_ALL, *TRAINED):
+            stage.add_argument(
+                "--profile",
+                action="store_true",
+                help="write a profile of a few training steps, for TensorBoard",
+            )
+        stage.set_defaults(function=_run_stages)
+    run = commands.choices[_ALL]
+    run.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="fit the epochs of all stages to so many minutes on this machine",
+    )
+    run.add_argument(
+        "--finish",
+        action="store_true",
+        help="end the stage that was interrupted with what it has learnt so far, and go on",
+    )
+    run.add_argument(
+        "--stop-after",
+        type=float,
+        metavar="MINUTES",
+        help="stop with everything saved before so many minutes are over; the same command goes "
+        f"on (exit code {TO_BE_CONTINUED})",
+    )
+    run.add_argument(
+        "--margin",
+        type=float,
+        default=20,
+        metavar="SECONDS",
+        help="so long before that the stages are told to stop (default: 20)",
+    )
+    run.add_argument(
+        "--seeds", nargs="+", metavar="N", help="then repeat the clustering with these seeds"
+    )
+    commands.choices["evaluate"].add_argument(
+        "--split", metavar="NAME", help="score another split than evaluate.split, beside it"
+    )
+    commands.choices["export"].add_argument(
+        "--format",
+        choices=["savedmodel", "torch"],
+        default="savedmodel",
+        help="torch: state dicts for the official code, in RUN_DIR/export-torch",
+    )
+    commands.choices["evaluate"].add_argument(
+        "--seeds", nargs="+", metavar="N", help="repeat the clustering: mean and deviation"
+    )
+    _add_sweep(commands)
+    _add_import_torch(commands)
+    _add_predict(commands)
+    _add_prepare(commands)
+
+
+def _add_sweep(commands: Any) -> None:
+    text = "cluster with each of several values of settings, on one pretext"
+    sweep = commands.add_parser(
+        "sweep",
+        help=text,
+        description=f"{text.capitalize()}. Example: scan-tf sweep --run-dir runs/cifar10 "
+        "scan.entropy_weight=1,2,5 scan.epochs=10 --seeds 0 1 2",
+    )
+    add_run_arguments(sweep)
+    sweep.add_argument("--seeds", nargs="+", metavar="N", help="of the clustering; each point's")
+    sweep.add_argument("--name", help="of the folder in RUN_DIR/sweeps (default: the settings)")
+    sweep.add_argument("--no-selflabel", action="store_true", help="score SCAN alone")
+    sweep.set_defaults(function=_sweep)
+
+
+def _add_import_torch(commands: Any) -> None:
+    text = "start from a PyTorch checkpoint of the official code or of MoCo"
+    port = commands.add_parser("import-torch", help=text, description=f"S{text[1:]}.")
+    port.add_argument("file", type=Path, metavar="FILE", help="such as simclr_cifar-10.pth.tar")
+    add_run_arguments(port)
+    port.add_argument(
+        "--stage",
+        choices=TRAINED,
+        help="which stage it is the result of (default: as the file tells)",
+    )
+    port.add_argument(
+        "--head", type=int, metavar="N", help="which cluster head, from 0, if the file has several"
+    )
+    port.add_argument(
+        "--redo", action="store_true", help="replace the stage, and delete those after it"
+    )
+    port.set_defaults(function=_import_torch)
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser("predict", help="cluster new images into a CSV file")
+    predict.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="images or folders of them")
+    predict.add_argument("--output", type=Path, default=Path("preds.csv"), metavar="FILE")
+    predict.add_argument("--batch-size", type=int, default=256, metavar="N")
+    predict.add_argument("--strict", action="store_true", help="refuse unreadable images")
+    predict.set_defaults(function=_predict)
+
+
+def _add_prepare(commands: Any) -> None:
+    prepare = commands.add_parser(
+        "prepare", help="make a data set of tensorflow-datasets from a folder, without network"
+    )
+    prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER")
+    prepare.add_argument("--as", dest="name", required=True, metavar="NAME", help="e.g. cifar10")
+    prepare.add_argument("--data-dir", type=Path, metavar="DIR")
+    prepare.set_defaults(function=_prepare)
+
+
+def _run_stages(arguments: argparse.Namespace) -> int:
+    if arguments.command == "evaluate" and arguments.seeds:
+        return _repeat(arguments)
+    start = time.monotonic()
+    if getattr(arguments, "profile", False):
+        arguments.overrides.append("runtime.profile=true")
+    run = open_run(arguments)
+    from scan_tf.pipeline import stages
+
+    if arguments.redo:
+        run.redo(arguments.redo)
+    if getattr(arguments, "split", None):
+        stages.evaluate_split(run, arguments.split)
+        return 0
+    if getattr(arguments, "format", None) == "torch":
+        from scan_tf.pipeline import porting
+
+        print(f"PyTorch checkpoints: {porting.export_torch(run)}")
+        return 0
+    if arguments.command == _ALL:
+        if not _run_all(run, arguments, start):
+            print(f"to be continued by the same command: {run.root}")
+            return TO_BE_CONTINUED
+    else:
+        stages.run_stage(run, arguments.command)
+    if arguments.command in (_ALL, "evaluate"):
+        print(f"\nreport and pictures: {run.folder('evaluate')}")
+    if arguments.command in (_ALL, "export"):
+        print(f"SavedModel: {run.folder('export')}")
+    return 0
+
+
+def _run_all(run: Run, arguments: argparse.Namespace, start: float) -> bool:
+    """All stages, within a time limit where one is given; whether they are done."""
+    from scan_tf.pipeline import sizes, stages, timing
+
+    if arguments.config is not None:  # that of a run directory has been fitted
+        given = {text.partition("=")[0] for text in arguments.overrides}
+        run.config, notes = sizes.fitted(run.config, len(run.train_images), given=given)
+        for note in notes:
+            print(f"{note}: there are only {len(run.train_images)} images")
+    if arguments.minutes is not None:
+        timing.fit(run, 60 * arguments.minutes, start)
+    if arguments.finish:
+        timing.finish(run)
+    if arguments.stop_after is None and not arguments.seeds:
+        stages.run_all(run)
+        return True
+    from scan_tf.experiments import legs, sweep
+
+    if arguments.stop_after is None:
+        stages.run_all(run)
+        sweep.repeat(run, arguments.seeds)
+        return True
+    return legs.run(
+        run,
+        budget_s=60 * arguments.stop_after,
+        margin_s=arguments.margin,
+        seeds=arguments.seeds or (),
+        start=start,
+    )
+
+
+def _sweep(arguments: argparse.Namespace) -> None:
+    from scan_tf.experiments import variants
+
+    arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
+    how = {"seeds": arguments.seeds, "name": arguments.name}
+    run = open_run(arguments)
+    from scan_tf.experiments import sweep
+
+    sweep.run(run, axes, fixed, selflabel=not arguments.no_selflabel, **how)
+
+
+def _repeat(arguments: argparse.Namespace) -> int:
+    from scan_tf.experiments import variants
+
+    if arguments.redo or arguments.split:
+        raise ConfigError("--seeds: goes without --redo and --split. Try evaluate.split=train.")
+    arguments.overrides, fixed, axes = variants.parse(arguments.overrides)
+    if axes:
+        raise ConfigError(f"{[*axes][0]}: has several values; those are for scan-tf sweep.")
+    run = open_run(arguments)
+    from scan_tf.experiments import sweep
+
+    sweep.repeat(run, arguments.seeds, fixed)
+    return 0
+
+
+def _import_torch(arguments: argparse.Namespace) -> None:
+    run = open_run(arguments)
+    from scan_tf.pipeline import porting
+
+    stage = porting.import_checkpoint(
+        run, arguments.file, stage=arguments.stage, head=arguments.head, redo=arguments.redo
+    )
+    print(f"imported as the stage '{stage}': {run.folder(stage)}")
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from scan_tf import lazy
+    from scan_tf.data.images import list_images
+
+    if not arguments.run_dir.is_dir():
+        raise MissingDataError(f"{arguments.run_dir}: no such folder. Give the directory of a run.")
+    list_images(arguments.paths)
+    lazy.load_tensorflow()
+    from scan_tf.pipeline.prediction import predict
+
+    predict(
+        arguments.run_dir,
+        arguments.paths,
+        arguments.output,
+        batch_size=arguments.batch_size,
+        strict=arguments.strict,
+    )
+    print(f"predictions: {arguments.output}")
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from scan_tf import lazy
+
+    if not arguments.source.is_dir():
+        raise MissingDataError(f"{arguments.source}: no such folder (--from).")
+    lazy.load_tensorflow()
+    from scan_tf.data.prepare import prepare
+
+    print(f"prepared: {prepare(arguments.source, arguments.name, arguments.data_dir)}")

@@ -1,0 +1,256 @@
+"""Any image data set of tensorflow-datasets, by its name or as `tfds:NAME`.
+
+`read` is also how cifar10, cifar20 and stl10 are read. Images come in the order of the files, which
+is the same on every machine and in every run: shards are read one after the other, unshuffled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scan_tf.config import DataConfig
+from scan_tf.data import sources
+from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, Split
+from scan_tf.data.images import allocate, resize_and_crop
+from scan_tf.errors import ConfigError, DataError, MissingDataError
+from scan_tf.schema import did_you_mean
+
+# Side for sets whose images have no common shape, when `data.image_size` is not given.
+DEFAULT_SIZE = 64
+_BATCH = 500
+# Sets of tensorflow-datasets that `scan-tf prepare` writes (test_data_prepare.py compares them).
+_PREPARABLE = ("cifar10", "cifar100", "stl10")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """What `read` returns: images uint8 [N, S, S, 3], labels int64 [N] or None, class names."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+
+
+def load(config: DataConfig, split: Split) -> ImageSet | None:
+    """Load `config.name`, normalised with the statistics of ImageNet.
+
+    Raises:
+        ConfigError: tensorflow-datasets has no such set, or it holds no images.
+        MissingDataError: the set is not prepared on this machine.
+    """
+    builder_name = config.name.removeprefix("tfds:")
+    return load_set(
+        builder_name,
+        config,
+        split,
+        name=config.name,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def load_set(
+    builder_name: str,
+    config: DataConfig,
+    split: Split,
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    name: str | None = None,
+    label: str = "label",
+) -> ImageSet | None:
+    """One split of the set `builder_name` as an ImageSet.
+
+    "pretext" is train, followed by the unlabelled images where there are any; "test" may be called
+    validation. None when the set has no such split.
+
+    Args:
+        builder_name: name in tensorflow-datasets.
+        config: gives the data directory and the image size.
+        split: which split.
+        mean: of the images in 0..1.
+        std: of the images in 0..1.
+        name: what the ImageSet is called; None: as the builder.
+        label: the feature that holds the label.
+
+    Raises:
+        ConfigError: tensorflow-datasets has no such set, or it holds no images.
+        DataError: the files of the set are damaged.
+        MissingDataError: the set is not prepared on this machine.
+    """
+    builder = open_builder(builder_name, config.path)
+    stored = _stored_splits(split, builder.info.splits)
+    if not stored:
+        return None
+    arrays = read(builder, stored, size=config.image_size, label=label)
+    return ImageSet(
+        name=name or builder_name,
+        split=split,
+        images=arrays.images,
+        labels=arrays.labels,
+        class_names=arrays.class_names,
+        mean=mean,
+        std=std,
+    )
+
+
+def open_builder(name: str, data_dir: str | None) -> Any:
+    """The tfds builder of a set that is prepared in `data_dir` (None: the default of tfds).
+
+    Raises:
+        ConfigError: tensorflow-datasets has no such set, or it holds no images.
+        MissingDataError: the set is not prepared; the message names the two ways to do it.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise ConfigError(
+            f"data.name: no data set '{name}'. {did_you_mean(name, sources.available())} Names of "
+            "tensorflow-datasets work too; for your own images use data.name: folder with "
+            "data.path: FOLDER."
+        ) from error
+    _image_key(builder)
+    if not builder.is_prepared():
+        raise MissingDataError(_how_to_prepare(name, data_dir, builder.data_path))
+    return builder
+
+
+def check(config: DataConfig, name: str | None = None) -> None:
+    """Refuse a set that is not prepared, where no more than a look at the folder is needed.
+
+    What tensorflow-datasets alone can tell (sets of other names) is left to `load`.
+
+    Args:
+        config: gives the name and the data directory.
+        name: in tensorflow-datasets; None: that of the config.
+
+    Raises:
+        MissingDataError: the set is not prepared; the message names the two ways to do it.
+    """
+    name = name or config.name.removeprefix("tfds:")
+    root = Path(config.path or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+    folder = root.expanduser() / name
+    if config.path is not None and not root.is_dir():
+        raise MissingDataError(f"{root}: no such folder (data.path).")
+    if name in _PREPARABLE and not any(folder.glob("**/dataset_info.json")):
+        raise MissingDataError(_how_to_prepare(name, config.path, folder))
+
+
+def read(
+    builder: Any, splits: tuple[str, ...], *, size: int | None, label: str = "label"
+) -> Arrays:
+    """Read splits of a prepared set, one after the other, into one array.
+
+    Args:
+        builder: from `open_builder`.
+        splits: names of splits in the set.
+        size: side S of the result; None: the set's own, or 64 where the shapes differ.
+        label: the feature that holds the label.
+
+    Raises:
+        DataError: the files of the set are damaged.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+    from tqdm import tqdm
+
+    image, has_label = _image_key(builder), _is_label(builder, label)
+    size = size or _native_size(builder.info.features[image].shape)
+
+    def fit(example: dict[str, Any]) -> tuple[Any, Any]:
+        pixels = resize_and_crop(_to_rgb(example[image]), size)
+        return pixels, example[label] if has_label else tf.constant(-1, tf.int64)
+
+    # Shard after shard: the default mixes sixteen of them.
+    order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    stored = builder.as_dataset(split="+".join(splits), shuffle_files=False, read_config=order)
+    batches = stored.map(fit, num_parallel_calls=tf.data.AUTOTUNE).batch(_BATCH).prefetch(2)
+
+    # Filled batch by batch, so that nothing is held twice.
+    count = sum(builder.info.splits[s].num_examples for s in splits)
+    images, labels, done = allocate(count, size), np.empty(count, np.int64), 0
+    with tqdm(total=count, desc=f"reading {builder.name}", disable=None, leave=False) as bar:
+        try:
+            for pixels, ids in batches.as_numpy_iterator():
+                images[done : done + len(ids)], labels[done : done + len(ids)] = pixels, ids
+                done += len(ids)
+                bar.update(len(ids))
+        except tf.errors.OpError as error:
+            raise DataError(
+                f"{builder.data_path}: damaged after {done} of {count} images ({error.message}). "
+                "Remove that folder and prepare the set again."
+            ) from error
+    names = tuple(builder.info.features[label].names or ()) if has_label else ()
+    return Arrays(images, labels if has_label and labels.min() >= 0 else None, names)
+
+
+def _stored_splits(split: Split, known: Collection[str]) -> tuple[str, ...]:
+    """What the splits are called in the set; () where it has no such split."""
+    if split == "test":
+        return tuple(s for s in ("test", "validation") if s in known)[:1]
+    if "train" not in known:
+        return ()
+    extra = ("unlabelled",) if split == "pretext" and "unlabelled" in known else ()
+    return ("train", *extra)
+
+
+def _image_key(builder: Any) -> str:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    # Images may also be stored as floats, of no known range.
+    keys = [
+        key
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Image) and feature.np_dtype in (np.uint8, np.uint16)
+    ]
+    if not keys:
+        raise ConfigError(f"data.name: '{builder.name}' of tensorflow-datasets holds no images.")
+    return "image" if "image" in keys else keys[0]
+
+
+def _is_label(builder: Any, key: str) -> bool:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    return key in features and isinstance(features[key], tfds.features.ClassLabel)
+
+
+def _native_size(shape: tuple[int | None, ...]) -> int:
+    sides = set(shape[:2])
+    return sides.pop() or DEFAULT_SIZE if len(sides) == 1 else DEFAULT_SIZE
+
+
+def _to_rgb(image: Any) -> Any:
+    """uint8 [H, W, 3] of an image uint8 or uint16 [H, W, 1 | 3 | 4]."""
+    import tensorflow as tf
+
+    if image.dtype == tf.uint16:
+        image = tf.cast(image // 257, tf.uint8)
+    return tf.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
+
+
+def _how_to_prepare(name: str, data_dir: str | None, looked_in: Any) -> str:
+    where = f", data_dir='{data_dir}'" if data_dir else ""
+    option = f" --data-dir {data_dir}" if data_dir else ""
+    offline = (
+        "without one, from a folder of images FOLDER/train/CLASS/*, FOLDER/test/CLASS/*, run\n"
+        f"  scan-tf prepare --from FOLDER --as {name}{option}\n"
+        if name in _PREPARABLE
+        else "without one, use its images with data.name: folder and data.path: FOLDER.\n"
+    )
+    return (
+        f"the data set '{name}' is not prepared: nothing in {looked_in}. With a network, run\n"
+        f'  python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}'{where}).download_and_prepare()\"\n"
+        f"{offline}"
+        "If it is prepared elsewhere, set data.path to that directory of tensorflow-datasets."
+    )

@@ -1,0 +1,61 @@
+"""The weighted kNN classifier on features (Wu et al., 2018)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from scan_tf.errors import DataError
+from scan_tf.evaluation.metrics import ids, same_length
+from scan_tf.features.search import exact, others
+
+
+def knn_predict(
+    bank: np.ndarray,
+    bank_labels: np.ndarray,
+    queries: np.ndarray,
+    *,
+    k: int = 100,
+    temperature: float = 0.1,
+    num_classes: int,
+    leave_one_out: bool = False,
+) -> np.ndarray:
+    """Classify by the weighted vote of the `k` nearest features (Wu et al., 2018): int64 [Q].
+
+    Takes a bank float32 [N, P] of unit rows with labels int64 [N], and queries float32 [Q, P]. A
+    neighbour's weight is exp(similarity / temperature); k = 100 (at most all there are) and 0.1
+    are the official configuration. With `leave_one_out` the queries are the bank, and no image
+    votes for itself. Raises DataError where no neighbour is left, lengths differ, or labels are
+    out of range.
+    """
+    same_length(bank=bank, bank_labels=bank_labels)
+    bank_labels = ids(bank_labels, num_classes, "bank_labels")
+    if leave_one_out:
+        same_length(bank=bank, queries=queries)
+    k = min(k, len(bank) - leave_one_out)
+    if k < 1:
+        raise DataError(f"kNN: the bank of {len(bank)} image(s) leaves no neighbour to vote.")
+    bank, queries = (np.ascontiguousarray(rows, np.float32) for rows in (bank, queries))
+    if leave_one_out:
+        near, similarity = others(bank, np.arange(len(bank)), k)
+    else:
+        near, similarity = exact(bank, queries, k)
+    # A cosine is at most 1: subtracting it scales all weights alike and cannot overflow.
+    weights = np.exp((similarity.astype(np.float64) - 1) / temperature)
+    cell = np.arange(len(near))[:, None] * num_classes + bank_labels[near]
+    votes = np.bincount(cell.ravel(), weights.ravel(), minlength=len(near) * num_classes)
+    return votes.reshape(-1, num_classes).argmax(axis=1)
+
+
+def knn_accuracy(
+    bank: np.ndarray,
+    bank_labels: np.ndarray,
+    queries: np.ndarray,
+    query_labels: np.ndarray,
+    **options: Any,
+) -> float:
+    """Accuracy in 0..1 of `knn_predict`, which see for the options and errors."""
+    same_length(queries=queries, query_labels=query_labels)
+    predicted = knn_predict(bank, bank_labels, queries, **options)
+    return float((predicted == query_labels).mean())

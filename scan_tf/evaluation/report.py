@@ -1,0 +1,251 @@
+"""The evaluation of a split: `report.json`, the table of scores, and the pictures.
+
+Labels are read here and nowhere else. Without labels the same report says what can be known
+without them, and every score that needs labels is null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from scan_tf.config import EvaluateConfig
+from scan_tf.data.image_set import ImageSet
+from scan_tf.evaluation import assignments, calibration, charts, metrics, pictures
+from scan_tf.evaluation.assignments import Clustering
+from scan_tf.evaluation.text import percent
+from scan_tf.files import write_text
+
+_SHEET_IMAGES = 36
+
+
+class Report(TypedDict):
+    """What `report.json` holds.
+
+    `scan` and `selflabel` are None where the stage was not run; see `write` for what they hold.
+    """
+
+    data: str
+    split: str
+    num_images: int
+    seed: int
+    num_clusters: int
+    # On which images the epoch and the head of SCAN were chosen.
+    selection: str
+    skipped_files: list[str]
+    # Of the pretext's features, and of k-means on them and on pixels.
+    pretext: dict[str, Any]
+    kmeans_features: dict[str, Any] | None
+    kmeans_pixels: dict[str, Any]
+    # Of k-means on colour histograms.
+    kmeans_colors: dict[str, Any]
+    # How the clustering was made of the heads, and how far those agree; None: not looked at.
+    heads: dict[str, Any] | None
+    scan: dict[str, Any] | None
+    selflabel: dict[str, Any] | None
+    # Seconds of every stage before this one; None where it was not run.
+    wall_time_s: dict[str, float | None]
+
+
+def write(
+    folder: Path,
+    images: ImageSet,
+    clusterings: Sequence[Clustering],
+    report: Report,
+    *,
+    config: EvaluateConfig,
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    points: np.ndarray,
+    root: Path | None = None,
+) -> Report:
+    """Score the clusterings, and write `report.json`, tables and pictures.
+
+    Args:
+        folder: where the files go.
+        images: the evaluated images.
+        clusterings: of them, in the order of the stages; at least one.
+        report: all but the scores of the clusterings.
+        config: whether there are pictures, and of how many images the map is.
+        curves: rows of the metrics of each stage that trained, for the pictures.
+        points: float32 [N,2], the images in the plane; see `map2d.layout`.
+        root: the folder of the images, to which their paths are given.
+
+    Returns:
+        The report.
+    """
+    report = report.copy()
+    scores = {c.name: _scores(images, c, seed=report["seed"]) for c in clusterings}
+    report.update(scores)  # type: ignore[typeddict-item]
+    write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    assignments.write(folder, images, root, clusterings)
+    assignments.write_mappings(folder, images, clusterings, scores)
+    if config.pictures:
+        _draw_charts(folder, clusterings, scores, report["pretext"])
+        charts.training_curves(folder / "curves.png", {s: r for s, r in curves.items() if r})
+        count = min(config.map_points, len(images))
+        some = np.random.default_rng(report["seed"]).choice(len(images), count, replace=False)
+        _draw(folder, images, clusterings[-1], points, some)
+    return report
+
+
+def table(report: Report, labels: Mapping[str, str]) -> str:
+    """The scores as text, in percent; `labels`: what clusterings are called, by their key."""
+    rows = {
+        "k-means on pixels": report["kmeans_pixels"],
+        "k-means on colours": report.get("kmeans_colors"),
+        "k-means on pretext features": report["kmeans_features"],
+        **{label: report[name] for name, label in labels.items()},  # type: ignore[literal-required]
+    }
+    count, split = report["num_images"], report["split"]
+    lines = [f"{report['data']}: {count:,} images of the {split} split, seed {report['seed']}", ""]
+    lines.append(f"{'':28}{'ACC':>8}{'NMI':>8}{'ARI':>8}{'clusters used':>16}")
+    for name, scores in rows.items():
+        if scores:
+            cells = "".join(f"{percent(scores[k]):>8}" for k in ("acc", "nmi", "ari"))
+            lines.append(f"{name:28}{cells}{scores['num_clusters_used']:>16.0f}")
+    lines += ["", f"pretext: {_pretext_scores(report['pretext'])}"]
+    if heads := report.get("heads"):
+        lines.append(
+            f"cluster heads: NMI {heads['agreement']:.2f} between two of them; kept is the "
+            f"{heads['combine'].replace('_', ' ')}"
+        )
+    last = [scores for scores in rows.values() if scores][-1]
+    if last["acc"] is None:
+        sizes = sorted(last["cluster_sizes"])
+        lines.append(
+            f"no labels, so no accuracy; mean confidence {last['mean_confidence']:.3f}, "
+            f"clusters of {sizes[0]} to {sizes[-1]} images"
+        )
+    return "\n".join(lines)
+
+
+def _pretext_scores(scores: Mapping[str, Any]) -> str:
+    if scores["note"]:
+        return str(scores["note"])
+    text = f"kNN {percent(scores['knn_acc'])}"
+    text += f", neighbour purity {percent(scores['neighbor_purity'])}"
+    if scores["linear_probe_acc"] is not None:
+        how = " (5-fold)" if "5-fold" in scores["linear_probe_protocol"] else ""
+        text += f", linear probe {percent(scores['linear_probe_acc'])}{how}"
+    return text
+
+
+def _scores(images: ImageSet, clustering: Clustering, *, seed: int) -> dict[str, Any]:
+    """What the report says of a clustering."""
+    clusters, confidence = clustering.clusters, clustering.confidence
+    count = clustering.probs.shape[1]
+    scores = metrics.cluster_scores(
+        images.labels,
+        clusters,
+        num_clusters=count,
+        num_classes=len(images.class_names),
+        probs=clustering.probs,
+    )
+    scores |= metrics.without_labels(clustering.probs, clustering.features, seed=seed)
+    correct = None
+    if images.labels is not None:
+        correct = metrics.to_classes(clusters, scores["mapping"]) == images.labels
+    scores["calibration"] = calibration.calibration(confidence, correct)
+    scores |= calibration.coverage(confidence, correct)
+    if clustering.teaches:
+        scores["pseudo_labels"] = calibration.pseudo_labels(
+            confidence, clusters, correct, num_clusters=count
+        )
+    return {**scores, **clustering.result}
+
+
+def _draw_charts(
+    folder: Path,
+    clusterings: Sequence[Clustering],
+    scores: Mapping[str, Mapping[str, Any]],
+    pretext: Mapping[str, Any],
+) -> None:
+    """Charts of what is in the report, all clusterings in one."""
+    shown_as = {clustering.label: scores[clustering.name] for clustering in clusterings}
+    known = all(found["acc"] is not None for found in shown_as.values())
+    if known:
+        parts = {label: found["calibration"] for label, found in shown_as.items()}
+        charts.reliability(
+            folder / "reliability.png", {k: (c["ece"], c["bins"]) for k, c in parts.items()}
+        )
+    shown = "accuracy" if known else "threshold"
+    rows = {label: found["coverage"] for label, found in shown_as.items()}
+    charts.series(
+        folder / "coverage.png",
+        calibration.COVERAGES,
+        {label: ([row[shown] for row in part], None) for label, part in rows.items()},
+        xlabel="most confident images that are kept, %",
+        ylabel="their accuracy" if known else "confidence of the least sure of them",
+        title="Leaving out unsure images",
+    )
+    purity = pretext["neighbor_purity_by_k"]
+    if purity:
+        chance = pretext["neighbor_purity_chance"]
+        charts.series(
+            folder / "purity_vs_k.png",
+            [int(k) for k in purity],
+            {"training images": (list(purity.values()), None)},
+            xlabel="nearest neighbours K",
+            ylabel="share with the image's own class",
+            title="Purity of the neighbours by the pretext's features",
+            log_x=True,
+            level=(f"chance: {chance:.3f}", chance),
+        )
+
+
+def _draw(
+    folder: Path, images: ImageSet, clustering: Clustering, points: np.ndarray, some: np.ndarray
+) -> None:
+    """Pictures of the clusters of one clustering; `some`: rows of the images on the map."""
+    clusters, confidence = clustering.clusters, clustering.confidence
+    names, mapping = _cluster_names(images, clusters, clustering.probs.shape[1])
+    sizes = np.bincount(clusters, minlength=len(names))
+    charts.cluster_sizes(folder / "cluster_sizes.png", sizes, names)
+    charts.confidence_histogram(folder / "confidence.png", confidence)
+    chosen = metrics.prototypes(clustering.probs, clustering.features)
+    examples = [images.images[i] if i >= 0 else None for i in chosen]
+    pictures.prototypes(folder / "prototypes.png", examples, names)
+    _contact_sheets(folder / "clusters", images, clusters, confidence, names)
+    labels = None if images.labels is None else images.labels[some]
+    on_map = points[some], clusters[some]
+    pictures.feature_map(folder / "map.png", *on_map, labels, images.class_names)
+    if images.labels is not None:
+        predicted = metrics.to_classes(clusters, mapping)
+        known = predicted >= 0
+        matrix = metrics.confusion(images.labels[known], predicted[known], len(images.class_names))
+        pictures.confusion_matrix(
+            folder / "confusion.png", matrix, images.class_names, "True class against cluster"
+        )
+
+
+def _contact_sheets(
+    folder: Path,
+    images: ImageSet,
+    clusters: np.ndarray,
+    confidence: np.ndarray,
+    names: list[str],
+) -> None:
+    """A page for each cluster: its most confident images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for cluster, name in enumerate(names):
+        members = np.flatnonzero(clusters == cluster)
+        top = members[np.argsort(-confidence[members], kind="stable")[:_SHEET_IMAGES]]
+        title = f"Cluster {name}: {len(members)} images, the most confident"
+        pictures.contact_sheet(
+            folder / f"{cluster:03d}.png", images.images[top], confidence[top], title
+        )
+
+
+def _cluster_names(
+    images: ImageSet, clusters: np.ndarray, count: int
+) -> tuple[list[str], list[int | None]]:
+    """`3`, or `3: frog` where labels tell, and the mapping from clusters to classes."""
+    if images.labels is None:
+        return [str(c) for c in range(count)], []
+    mapping, _ = metrics.match(images.labels, clusters, count, len(images.class_names))
+    classes = [None if m is None else images.class_names[m] for m in mapping]
+    return [str(c) if n is None else f"{c}: {n}" for c, n in enumerate(classes)], mapping

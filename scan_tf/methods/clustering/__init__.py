@@ -1,0 +1,1 @@
+"""The clustering stage's methods, one file each."""

@@ -1,0 +1,1 @@
+"""The self-label stage's methods, one file each."""

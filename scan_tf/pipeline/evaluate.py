@@ -1,0 +1,267 @@
+"""The stage `evaluate`: what the clusterings and the pretext are worth, on any split.
+
+The clustering is compared with what there is without it: scores of the pretext's features, k-means
+on them, and k-means on pixels. Those that need features of the pretext are None in a run without
+one (its clustering came from elsewhere), and `note` says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scan_tf.data import sources
+from scan_tf.data.image_set import SPLITS, ImageSet, Split
+from scan_tf.errors import StageError
+from scan_tf.evaluation import probes, report
+from scan_tf.evaluation.assignments import Clustering
+from scan_tf.evaluation.knn import knn_accuracy
+from scan_tf.evaluation.report import Report
+from scan_tf.features.embedding import head_probs
+from scan_tf.features.map2d import layout
+from scan_tf.files import read_metrics
+from scan_tf.methods.task import Pretext
+from scan_tf.pipeline import build, features, neighbors, result_page
+from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, labels
+
+NO_PRETEXT = "no pretext in this run"
+CROSS_VALIDATION = "5-fold cross-validation on the evaluated images"
+
+
+def run(run: Run, split: str | None = None) -> dict[str, Any]:
+    """Scores, pictures and the report of a split; None: the one that the config names.
+
+    Raises:
+        StageError: nothing was clustered, or there is no such split.
+    """
+    split = split or evaluated_split(run)
+    images = images_of(run, split)
+    clusterings = [_clustering(run, stage, images) for stage in run.clusterings()]
+    # Where the clustering was imported there is no pretext.
+    pretext = build.trained_pretext(run) if run.is_done("pretext") else None
+    folder, last = folder_of(run, split), clusterings[-1]
+    points = layout(last.features, run.config.seed, run.config.evaluate.map_points)
+    found = report.write(
+        folder,
+        images,
+        clusterings,
+        facts(run, images, score(run, images, pretext)),
+        config=run.config.evaluate,
+        root=None if run.config.data.path is None else Path(run.config.data.path),
+        curves={s: read_metrics(run.folder(s) / "metrics.jsonl") for s in STAGES},
+        points=points,
+    )
+    result_page.write(run, images, last, points, folder)
+    print(report.table(found, labels()))
+    return {"split": split}
+
+
+def read_report(run: Run) -> dict[str, Any]:
+    """The report of a run. Raises StageError when there is none."""
+    run.require("evaluate")
+    path = run.folder("evaluate") / "report.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def evaluated_split(run: Run) -> Split:
+    """`evaluate.split`, where `auto` is the test split if the data set has one."""
+    split = run.config.evaluate.split
+    if split == "auto":
+        return "train" if run.images("test") is None else "test"
+    return split
+
+
+def images_of(run: Run, split: str) -> ImageSet:
+    """The images of a split. Raises StageError, naming the others, when there is no such split."""
+    # Where the pretext learns from the training images, "pretext" is no split of its own.
+    splits = [s for s in SPLITS if s != "pretext" or not sources.pretext_is_train(run.config.data)]
+    images = next((run.images(s) for s in splits if s == split), None)
+    if images is None:
+        there = [s for s in splits if s != "test" or (s != split and run.images(s) is not None)]
+        raise StageError(
+            f"evaluate.split: '{run.config.data.name}' has no split '{split}'. "
+            f"It has: {', '.join(there)}."
+        )
+    return images
+
+
+def folder_of(run: Run, split: str) -> Path:
+    """Where the evaluation of a split goes: `eval/`, or `eval-<split>/` beside the stage's."""
+    stage = run.folder("evaluate")
+    return stage if split == evaluated_split(run) else stage.with_name(f"{stage.name}-{split}")
+
+
+def _clustering(run: Run, stage: str, images: ImageSet) -> Clustering:
+    backbone, heads = build.trained_clusters(run, stage)
+    embedded = features.of_backbone(run, backbone, images, stage)
+    probs = head_probs(heads, embedded)
+    label, teaches = STAGES[stage].label, stage != CLUSTERINGS[-1]
+    result = run.record(stage).result
+    return Clustering(stage, label, probs[0], embedded, result, teaches=teaches)
+
+
+def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
+    """The report, but for the clusterings."""
+    records = {stage: run.record(stage) for stage in STAGES if stage not in OUTPUTS}
+    imported = "imported_from" in records["scan"].result
+    return {
+        "data": run.config.data.name,
+        "split": images.split,
+        "num_images": len(images),
+        "seed": run.config.seed,
+        "num_clusters": run.num_clusters,
+        "selection": "imported" if imported else run.config.scan.selection,
+        "skipped_files": list(images.skipped),
+        "pretext": baselines["pretext"],
+        "kmeans_features": baselines["kmeans_features"],
+        "kmeans_pixels": baselines["kmeans_pixels"],
+        "kmeans_colors": baselines["kmeans_colors"],
+        "heads": _heads(records["scan"].result),
+        "scan": None,
+        "selflabel": None,
+        "wall_time_s": {s: r.wall_time_s if r.has_begun else None for s, r in records.items()},
+    }
+
+
+def score(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]:
+    """The baselines of the report.
+
+    Args:
+        run: the run.
+        images: the evaluated images.
+        pretext: the trained pretext; None: the run has none.
+
+    Returns:
+        kmeans_features (None without a pretext) and kmeans_pixels, as `probes.kmeans_scores`
+        gives them. pretext: knn_acc, linear_probe_acc and linear_probe_protocol on the evaluated
+        images; of the training images, whatever is evaluated, neighbor_purity and neighbor_recall
+        of the mined neighbours, neighbor_purity_by_k (K as text -> purity) and
+        neighbor_purity_chance; note. What needs labels, or a stage that is missing, is None.
+    """
+    train, config = run.train_images, run.config.evaluate
+    scores: dict[str, Any] = dict.fromkeys(
+        (
+            "knn_acc",
+            "neighbor_purity",
+            "neighbor_recall",
+            "neighbor_purity_by_k",
+            "neighbor_purity_chance",
+            "linear_probe_acc",
+            "linear_probe_protocol",
+            "note",
+        )
+    )
+    how: dict[str, Any] = {
+        "num_clusters": run.num_clusters,
+        "num_classes": len(images.class_names),
+        "restarts": config.kmeans_restarts,
+        "seed": run.config.seed,
+    }
+    on_features = None
+    if pretext is None:
+        scores["note"] = NO_PRETEXT
+    else:
+        bank, queries = _embedded(run, pretext, images)
+        scores |= _neighborhoods(run, bank) | _knn(run, images, bank, queries)
+        if config.linear_probe:
+            scores |= _linear_probe(run, images, pretext)
+        bar = _bar(run, "k-means on features")
+        on_features = probes.kmeans_scores(bank, queries, images.labels, **how, progress=bar)
+    bar = _bar(run, "k-means on pixels")
+    on_pixels = probes.kmeans_scores(
+        train.images, images.images, images.labels, **how, progress=bar
+    )
+    bar = _bar(run, "k-means on colours")
+    on_colors = probes.kmeans_scores(
+        probes.color_histograms(train.images),
+        probes.color_histograms(images.images),
+        images.labels,
+        **how,
+        progress=bar,
+    )
+    return {
+        "pretext": scores,
+        "kmeans_features": on_features,
+        "kmeans_pixels": on_pixels,
+        "kmeans_colors": on_colors,
+    }
+
+
+def _heads(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How far the cluster heads agree, where the stage has looked at that."""
+    keys = ("combine", "agreement", "spread")
+    return {key: result[key] for key in keys} if "agreement" in result else None
+
+
+def _embedded(run: Run, pretext: Pretext, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 [N,P] of the training images, [M,P] of the evaluated; stored or new."""
+    known = neighbors.features(run)
+    if images.split not in known:
+        known[images.split] = features.of_pretext(
+            run, pretext, images, f"features of {images.split}"
+        )
+    return known["train"], known[images.split]
+
+
+def _neighborhoods(run: Run, bank: np.ndarray) -> dict[str, Any]:
+    labels, mined = run.train_images.labels, None
+    scores: dict[str, Any] = {}
+    if run.is_done("neighbors"):
+        found = neighbors.mined(run)
+        mined, scores["neighbor_recall"] = found.indices, found.recall
+    if labels is not None:
+        curve = probes.purity_curve(bank, labels, mined, seed=run.config.seed)
+        scores["neighbor_purity_by_k"] = {str(k): purity for k, purity in curve.items()}
+        scores["neighbor_purity_chance"] = probes.chance_purity(labels)
+        if mined is not None:
+            scores["neighbor_purity"] = curve[mined.shape[1] - 1]
+    return scores
+
+
+def _knn(run: Run, images: ImageSet, bank: np.ndarray, queries: np.ndarray) -> dict[str, Any]:
+    train = run.train_images
+    if train.labels is None or images.labels is None:
+        return {}
+    accuracy = knn_accuracy(
+        bank,
+        train.labels,
+        queries,
+        images.labels,
+        k=run.config.evaluate.knn_k,
+        num_classes=len(train.class_names),
+        leave_one_out=_trained_on(images),
+    )
+    return {"knn_acc": accuracy}
+
+
+def _linear_probe(run: Run, images: ImageSet, pretext: Pretext) -> dict[str, Any]:
+    train = run.train_images
+    if train.labels is None or images.labels is None:
+        return {}
+
+    def frozen(source: ImageSet) -> np.ndarray:
+        bar = f"backbone features of {source.split}"
+        return features.of_backbone(run, pretext.backbone, source, bar)
+
+    if _trained_on(images):
+        seed, progress = run.config.seed, run.config.runtime.progress
+        accuracy = probes.cross_validated_probe(
+            frozen(images), images.labels, seed=seed, progress=progress
+        )
+        return {"linear_probe_acc": accuracy, "linear_probe_protocol": CROSS_VALIDATION}
+    accuracy = probes.linear_probe(frozen(train), train.labels, frozen(images), images.labels)
+    return {"linear_probe_acc": accuracy, "linear_probe_protocol": "fit on the training images"}
+
+
+def _trained_on(images: ImageSet) -> bool:
+    """Whether the images are the training ones; so is a pretext split, as far as it has labels."""
+    return images.split != "test"
+
+
+def _bar(run: Run, name: str) -> str | None:
+    return name if run.config.runtime.progress else None

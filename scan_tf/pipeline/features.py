@@ -1,0 +1,40 @@
+"""Features of the images of a run: those of a frozen network are computed once and kept."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scan_tf.data.image_set import ImageSet
+from scan_tf.features import cache
+from scan_tf.features.embedding import embed
+from scan_tf.methods.task import Pretext
+from scan_tf.models import pretrained
+from scan_tf.models.backbone import Backbone
+from scan_tf.models.frozen import Frozen
+from scan_tf.pipeline.run_dir import Run
+
+
+def of_backbone(run: Run, backbone: Backbone, images: ImageSet, name: str | None) -> np.ndarray:
+    """Features float32 [N,D] of a backbone; `name`: of the progress bar, None: no bar."""
+    if isinstance(backbone, Frozen):
+        return backbone.project(of_frozen(run, backbone, images))
+    return embed(backbone.embed, images, **run.inference(name))
+
+
+def of_pretext(run: Run, task: Pretext, images: ImageSet, name: str | None) -> np.ndarray:
+    """Features float32 [N,P] by which neighbours are found, unit rows."""
+    if isinstance(task.backbone, Frozen):
+        return of_backbone(run, task.backbone, images, name)
+    return embed(task.embed, images, **run.inference(name))
+
+
+def of_frozen(run: Run, backbone: Frozen, images: ImageSet) -> np.ndarray:
+    """Features float32 [N,D'] of the network inside, before anything that was fitted on them."""
+    progress = f"features of {images.split}" if run.config.runtime.progress else None
+    return cache.cached(
+        backbone.network.embed,
+        images,
+        run.folder("pretext") / "features",
+        key=pretrained.digest(backbone.network),
+        progress=progress,
+    )

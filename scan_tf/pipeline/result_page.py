@@ -1,0 +1,73 @@
+"""The page of a run, `report.html`: what the run directory knows, handed to `report_page`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scan_tf import config
+from scan_tf.data.image_set import ImageSet
+from scan_tf.evaluation import report_page
+from scan_tf.evaluation.assignments import Clustering
+from scan_tf.evaluation.page_data import StageFacts
+from scan_tf.features import neighbors
+from scan_tf.files import read_metrics
+from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.stage import STAGES, labels
+
+# Beside the clusterings: what is scored in `report.json`, and what it is called.
+_BASELINES = {
+    "kmeans_pixels": "k-means on pixels",
+    "kmeans_colors": "k-means on colours",
+    "kmeans_features": "k-means on pretext features",
+}
+
+
+def write(
+    run: Run, images: ImageSet, clustering: Clustering, points: np.ndarray, folder: Path
+) -> None:
+    """Write `report.html` beside `report.json`.
+
+    Args:
+        run: the run.
+        images: the N evaluated images.
+        clustering: the last one of them.
+        points: float32 [N,2], the images in the plane.
+        folder: of the evaluation, with its `report.json`.
+    """
+    found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    scored = _BASELINES | labels()
+    mined = None
+    if images.split == "train" and run.is_done("neighbors"):
+        mined = neighbors.load(run.folder("neighbors") / "train.npz")
+    report_page.write(
+        folder / "report.html",
+        images,
+        clustering.probs,
+        clustering.features,
+        name=Path(path).resolve().name if (path := run.config.data.path) else images.name,
+        scores={name: found[key] for key, name in scored.items() if found.get(key)},
+        stages=[
+            _facts(run, stage) for stage in found["wall_time_s"] if run.record(stage).has_begun
+        ],
+        settings=config.dump(run.config),
+        environment=_environment(run),
+        points=points,
+        seed=run.config.seed,
+        mined=mined,
+    )
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    """What the run was made on; nothing where its config was never written."""
+    path = run.root / "environment.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _facts(run: Run, stage: str) -> StageFacts:
+    rows = read_metrics(run.folder(stage) / "metrics.jsonl")
+    name = STAGES[stage].label or stage
+    return StageFacts(name, STAGES[stage].title, run.record(stage).wall_time_s, rows)

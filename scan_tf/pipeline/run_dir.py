@@ -1,0 +1,305 @@
+"""The run directory: the only interface between stages.
+
+Every stage has a folder, and a record `status/<stage>.json` that says what part of the config it
+was made with, whether it is done, and how long it took. A stage that is done is skipped; one that
+was made with another config is refused, with the keys that differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scan_tf import config, files, machine
+from scan_tf import config as settings
+from scan_tf.data import sources
+from scan_tf.data.image_set import ImageSet, Split
+from scan_tf.errors import ConfigError, StageError
+from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, TRAINED, since, up_to
+from scan_tf.schema import Section
+
+# Of the runtime section only these change the numbers.
+_NUMERIC_RUNTIME = ("dtype", "jit_compile")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What `status/<stage>.json` says of a stage.
+
+    Attributes:
+        status: "running", "interrupted", "done", or "not begun" where there is no record.
+        wall_time_s: of all times that it was at work.
+        config: the sections of the config that it read.
+        result: what it has to tell of its work, JSON-able.
+    """
+
+    status: str = "not begun"
+    wall_time_s: float = 0.0
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a record."""
+        return self.status != "not begun"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the stage has finished, with whatever config."""
+        return self.status == "done"
+
+
+def read_record(root: Path, stage: str) -> Record:
+    """The record of a stage in a run directory. Raises StageError where it is damaged."""
+    path = _record_path(root, stage)
+    if not path.exists():
+        return Record()
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Record(
+            str(record["status"]),
+            float(record["wall_time_s"]),
+            dict(record["config"]),
+            dict(record["result"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StageError(f"{path}: damaged ({error!r}). Use --redo {stage}.") from error
+
+
+class Run:
+    """A config and the directory that holds its results.
+
+    Args:
+        settings: the resolved config.
+        root: the run directory; created when missing.
+
+    Attributes:
+        finish: a stage that is to end with what it has learnt so far; None: none.
+    """
+
+    finish: str | None = None
+
+    def __init__(self, settings: config.Config, root: Path):
+        self.config = settings
+        self.root = root
+        self._images: dict[Split, ImageSet | None] = {}
+
+    @functools.cached_property
+    def device(self) -> machine.Device:
+        """The resolved runtime settings; they are the first thing that loads TensorFlow."""
+        return machine.resolve(self.config.runtime)
+
+    @classmethod
+    def open(cls, root: Path, overrides: Iterable[str] = ()) -> Run:
+        """The run in a directory, by its own config; `overrides` as on the command line.
+
+        Raises:
+            ConfigError: the directory holds no run, or a setting is bad.
+        """
+        path = root / "config.yaml"
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
+        return cls(settings.load(path, overrides), root)
+
+    def folder(self, stage: str) -> Path:
+        """The folder of a stage."""
+        return self.root / STAGES[stage].folder
+
+    def seed(self, stage: str) -> int:
+        """A seed for each stage, derived from the run's."""
+        number = list(STAGES).index(stage)
+        again = self.config.clustering_seed if stage in TRAINED[1:] else 0
+        sequence = np.random.SeedSequence([self.config.seed, number, again])
+        return int(sequence.generate_state(1)[0] >> 1)
+
+    def images(self, split: Split) -> ImageSet | None:
+        """A split of the data set, read once; None where there is none."""
+        if split not in self._images:
+            self._images[split] = sources.load(self.config.data, split)
+        return self._images[split]
+
+    def share_images(self, other: Run) -> None:
+        """Use what another run has read of the same images."""
+        self._images = other._images
+
+    @property
+    def pretext_images(self) -> ImageSet:
+        """What the pretext learns from: the training images, or more."""
+        if sources.pretext_is_train(self.config.data):
+            return self.train_images
+        return self.images("pretext") or self.train_images
+
+    @property
+    def train_images(self) -> ImageSet:
+        """The training split, which every data set has."""
+        images = self.images("train")
+        if images is None:
+            raise StageError(f"data.name: '{self.config.data.name}' has no training images.")
+        return images
+
+    @property
+    def num_clusters(self) -> int:
+        """`scan.num_clusters`, or else the number of classes, where it is known."""
+        wanted = self.config.scan.num_clusters
+        known = self.train_images.num_classes
+        if wanted is None and known is None:
+            raise StageError(
+                "scan.num_clusters: must be set, because the images have no labels to take the "
+                "number of classes from. Try about as many as the kinds that you expect."
+            )
+        count = int(wanted or known or 0)
+        if not 2 <= count <= len(self.train_images):
+            source = "scan.num_clusters" if wanted else "the number of classes"
+            raise StageError(
+                f"{source}: is {count}, expected 2 to {len(self.train_images)}, the number of "
+                "training images."
+            )
+        return count
+
+    def inference(self, progress: str | None) -> dict[str, Any]:
+        """Options of `embedding.embed`; `progress` is the name of the bar."""
+        return {
+            "batch_size": self.config.evaluate.batch_size,
+            "jit": self.device.jit_step,
+            "progress": progress if self.config.runtime.progress else None,
+        }
+
+    def is_done(self, stage: str) -> bool:
+        """Whether the stage has finished with this config.
+
+        Raises:
+            StageError: it, or one before it, was made with another config.
+        """
+        for earlier in up_to(stage):
+            self._check_config(earlier)
+        return self.record(stage).is_done
+
+    def require(self, stage: str) -> None:
+        """Raise StageError, naming the command to run, unless the stage is done."""
+        if not self.is_done(stage):
+            raise StageError(
+                f"{self.folder(stage)}: the stage '{stage}' has not finished. "
+                f"Run: scan-tf {stage} --run-dir {self.root}"
+            )
+
+    def clusterings(self) -> list[str]:
+        """The stages that have clustered the images; the last one is what the run has to show.
+
+        Raises:
+            StageError: none has finished, or one was made with another config.
+        """
+        done = [stage for stage in CLUSTERINGS if self.is_done(stage)]
+        if not done:
+            self.require(CLUSTERINGS[0])
+        return done
+
+    def record(self, stage: str) -> Record:
+        """What is known of a stage. Raises StageError where its record is damaged."""
+        return read_record(self.root, stage)
+
+    @contextlib.contextmanager
+    def working(self, stage: str) -> Iterator[dict[str, Any]]:
+        """Keep the record while a stage runs; the dict that is given is stored as its result."""
+        before = self.record(stage).wall_time_s
+        start = time.monotonic()
+        result: dict[str, Any] = {}
+
+        def write(status: str) -> None:
+            record = {
+                "status": status,
+                "wall_time_s": round(before + time.monotonic() - start, 2),
+                "config": self._read_by(stage),
+                "result": result,
+            }
+            text = json.dumps(record, indent=2) + "\n"
+            files.write_text(_record_path(self.root, stage), text)
+
+        write("running")
+        try:
+            yield result
+        except BaseException:
+            write("interrupted")
+            raise
+        if stage not in OUTPUTS:
+            for name in OUTPUTS:
+                _record_path(self.root, name).unlink(missing_ok=True)
+        write("done")
+
+    def redo(self, stage: str) -> None:
+        """Delete the results of a stage and of all that follow it.
+
+        Raises:
+            StageError: a stage before it was made with another config; nothing is deleted.
+        """
+        for earlier in up_to(stage)[:-1]:
+            self._check_config(earlier)
+        for later in since(stage):
+            _record_path(self.root, later).unlink(missing_ok=True)
+            shutil.rmtree(self.folder(later), ignore_errors=True)
+
+    def write_config(self) -> None:
+        """Write the resolved config, and what it runs on, before anything else.
+
+        Raises:
+            StageError: the directory cannot be written.
+        """
+        text = json.dumps(machine.environment() | dataclasses.asdict(self.device), indent=2)
+        try:
+            files.write_text(self.root / "config.yaml", config.dump(self.config))
+            files.write_text(self.root / "environment.json", text + "\n")
+        except OSError as error:
+            raise StageError(
+                f"{self.root}: cannot be written ({error}). Give another --run-dir."
+            ) from error
+
+    def _read_by(self, stage: str) -> dict[str, Any]:
+        """The sections that the stage itself reads."""
+        tree = config.to_dict(self.config)
+        tree["runtime"] = {k: tree["runtime"][k] for k in _NUMERIC_RUNTIME}
+        return {k: tree[k] for k in STAGES[stage].reads}
+
+    def _defaults(self) -> dict[str, Any]:
+        sections = {f.name: getattr(self.config, f.name) for f in dataclasses.fields(self.config)}
+        return {
+            name: config.to_dict(type(section)())
+            for name, section in sections.items()
+            if isinstance(section, Section)
+        }
+
+    def _check_config(self, stage: str) -> None:
+        record = self.record(stage)
+        started = any(self.folder(stage).rglob("ckpt"))
+        if not record.is_done and not (record.has_begun and started):
+            return  # there is nothing that was made with another config
+        here = self._read_by(stage)
+        differences = list(_differences(record.config, here, self._defaults()))
+        if differences:
+            raise StageError(
+                f"{self.folder(stage)} was made with another config: {'; '.join(differences)}. "
+                f"Use another --run-dir, or --redo {stage} to replace it and what follows it."
+            )
+
+
+def _record_path(root: Path, stage: str) -> Path:
+    return root / "status" / f"{stage}.json"
+
+
+def _differences(there: Any, here: Any, defaults: Any, path: str = "") -> Iterator[str]:
+    """What differs; a setting that `there` is too old to know had the effect of its default."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        defaults = defaults if isinstance(defaults, dict) else {}
+        for key in there | here:
+            default = defaults.get(key)
+            inner = f"{path}.{key}".strip(".")
+            yield from _differences(there.get(key, default), here.get(key), default, inner)
+    elif there != here:
+        yield f"{path} is {there!r} there, {here!r} here"

@@ -1,0 +1,138 @@
+"""The trained classifier as a TensorFlow SavedModel.
+
+The SavedModel holds everything from pixels to clusters: `tf.saved_model.load` is all that a program
+needs to use it, and not this package. The signature `serving_default` maps `images` uint8
+[B,H,W,3], of any H and W, to `cluster` int64 [B], `probabilities` f32 [B,C] and `features` f32
+[B,D]. Inside are the resize that folders of images get, the normalisation and the networks, in
+float32 whatever the dtype of the training. `model.json` beside it names sizes and constants.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from scan_tf import __version__, files
+from scan_tf.data.images import resize_and_crop
+from scan_tf.errors import StageError
+from scan_tf.models.backbone import Backbone
+from scan_tf.models.heads import ClusterHeads
+
+# Clusters whose probabilities differ by less are tied: GPUs multiply in TF32 by default.
+_TIE = 1e-3
+
+
+def save(
+    directory: Path,
+    backbone: Backbone,
+    heads: ClusterHeads,
+) -> None:
+    """Write the SavedModel, in place of an older one.
+
+    Args:
+        directory: what becomes the SavedModel; an older one stays until the new one is complete.
+        backbone: the trained network, of any dtype policy.
+        heads: one cluster head, H = 1 (`ClusterHeads.keep` picks one of many).
+
+    Raises:
+        StageError: there are several heads, or `directory` holds something else.
+    """
+    if heads.num_heads != 1:
+        raise StageError(f"export: expected 1 head, got {heads.num_heads}; pick one by heads.keep.")
+    network = backbone.copy("float32")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return _classify(resize_and_crop(images, network.image_size), network, heads)
+
+    module = tf.Module(name="scan")
+    # The bare variables: Keras layers would bring functions of their own into the SavedModel.
+    used = [*network.parts, *heads.variables]
+    module.weights = [v.value if isinstance(v, keras.Variable) else v for v in used]
+    facts = {"scan_tf": __version__, "image_size": network.image_size}
+    facts |= {"num_clusters": heads.num_clusters, "feature_dim": network.feature_dim}
+    facts |= {"mean": list(network.mean), "std": list(network.std)}
+    replaceable = not directory.exists() or (directory / "saved_model.pb").is_file()
+    if not replaceable and (directory.is_file() or any(directory.iterdir())):
+        raise StageError(
+            f"{directory}: holds something that is no SavedModel, which is not replaced. "
+            "Remove it, or export to another folder."
+        )
+    with files.replacing(directory) as fresh:
+        tf.saved_model.save(module, str(fresh), signatures={"serving_default": classify})
+        (fresh / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def check(
+    directory: Path,
+    backbone: Backbone,
+    heads: ClusterHeads,
+    images: np.ndarray,
+) -> dict[str, float]:
+    """Reload a SavedModel and compare it with the networks in memory, in float32.
+
+    Args:
+        directory: the SavedModel.
+        backbone: the network that was exported.
+        heads: its single head.
+        images: uint8 [B,S,S,3], at least one, S the network's; they form one batch.
+
+    Returns:
+        `images`, their number; `max_difference` of a probability; `agreement`, the share of images
+        that get the same cluster.
+
+    Raises:
+        StageError: the SavedModel is missing or damaged, or it puts an image into another cluster,
+            though the two most probable ones are not tied.
+    """
+    model, _ = load(directory)
+    pixels = tf.convert_to_tensor(images)
+    ours = arrays(_classify(pixels, backbone.copy("float32"), heads))
+    theirs = arrays(model(images=pixels))
+    difference = float(np.abs(ours["probabilities"] - theirs["probabilities"]).max())
+    equal = ours["cluster"] == theirs["cluster"]
+    best = np.sort(ours["probabilities"], axis=1)
+    wrong = int((~equal & (best[:, -1] - best[:, -2] > _TIE)).sum())
+    if wrong or np.isnan(difference):
+        raise StageError(
+            f"{directory}: the SavedModel puts {wrong} of {len(images)} images into another "
+            f"cluster than the trained network (probabilities differ by up to {difference:.2g}). "
+            "Was it exported from other weights? Remove the folder and export again."
+        )
+    agreement = float(equal.mean())
+    return {"images": len(images), "max_difference": difference, "agreement": agreement}
+
+
+def _classify(images: tf.Tensor, backbone: Backbone, heads: ClusterHeads) -> dict[str, tf.Tensor]:
+    """Images uint8 [B,S,S,3] to the outputs of the SavedModel. Graph code."""
+    features = backbone.embed(tf.cast(images, tf.float32) / 255.0)
+    probs = tf.nn.softmax(heads(features)[0])
+    return {"cluster": tf.argmax(probs, axis=-1), "probabilities": probs, "features": features}
+
+
+def load(path: Path) -> tuple[Callable[..., dict[str, tf.Tensor]], int]:
+    """The function and the image size of a SavedModel or a run directory. Raises StageError."""
+    found = [d for d in (path, path / "export") if (d / "saved_model.pb").is_file()]
+    if not found:
+        raise StageError(
+            f"{path}: holds no exported model. Make it with: scan-tf export --run-dir {path}"
+        )
+    try:
+        facts = json.loads((found[0] / "model.json").read_text(encoding="utf-8"))
+        model = tf.saved_model.load(str(found[0]))
+        return model.signatures["serving_default"], int(facts["image_size"])
+    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+        raise StageError(
+            f"{found[0]}: damaged or not exported by scan_tf ({error}). "
+            "Remove the folder and export again."
+        ) from error
+
+
+def arrays(outputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+    """The outputs of the function as NumPy has them."""
+    return {name: tensor.numpy() for name, tensor in outputs.items()}

@@ -1,0 +1,163 @@
+"""The stage `scan`: an image and its neighbours agree, and every cluster is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+
+from scan_tf import files
+from scan_tf.augment import policies
+from scan_tf.data.image_set import ImageSet
+from scan_tf.evaluation import consensus
+from scan_tf.evaluation.consensus import Consensus
+from scan_tf.features.embedding import embed, head_probs
+from scan_tf.features.neighbors import restrict
+from scan_tf.methods import catalog
+from scan_tf.models.backbone import Backbone
+from scan_tf.models.frozen import Frozen
+from scan_tf.models.heads import ClusterHeads
+from scan_tf.models.weights import load_weights, save_weights
+from scan_tf.pipeline import build, features, learning, neighbors
+from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.selection import Best, Selection, validation
+from scan_tf.training.loader import CachedLoader, Order, compiled
+from scan_tf.training.loop import Batches
+
+
+class Result(Best):
+    """What was kept, and on which images it was selected."""
+
+    selection: str
+    combine: str
+    # Mean NMI of two heads, and the deviation of theirs with what they have in common; one head: 1.
+    agreement: float
+    spread: float
+
+
+def run(run: Run) -> Result:
+    """Train the cluster heads, and the backbone with them; keep the best epoch and head."""
+    indices = neighbors.mined(run).indices
+    config, folder, train = run.config.scan, run.folder("scan"), run.train_images
+    checked = validation(run)
+    held_out = checked.held_out
+    kept = train.subset(~held_out) if held_out.any() else train
+    near = restrict(indices, ~held_out)
+    if not catalog.method_class("clustering", config.name).draws_itself:
+        near = near[:, 1:]
+    order = learning.new_order(run, "scan", len(kept), near)
+
+    backbone = build.trained_pretext(run).backbone
+    heads = build.new_heads(run, backbone, config.num_heads)
+    if config.head_epochs:
+        _warm_up_heads(run, backbone, heads, kept, ~held_out, order)
+    cached = isinstance(backbone, Frozen) or (config.freeze_backbone and config.cached_views > 0)
+    task = build.new_clustering(run, backbone, heads, cached=cached)
+    loader: Batches
+    if cached:
+        views = _cached_features(run, backbone, kept, ~held_out)
+        loader = CachedLoader(views, task.views, order)
+    else:
+        loader = learning.new_loader(run, "scan", kept, task, order=order)
+    selection = Selection(run, task, checked)
+    learning.train(run, config, folder, task, loader, hook=selection)
+
+    best = selection.best
+    load_weights(selection.path, task.networks)
+    kept_head, found = _combine(run, backbone, heads, best["head"])
+    save_weights(
+        folder / "weights.npz", {"backbone": backbone, "heads": kept_head}, extra=dict(best)
+    )
+    files.write_text(folder / "best.json", json.dumps(best, indent=2) + "\n")
+    print(f"  kept epoch {best['epoch']}, head {best['head']} (selected on {config.selection})")
+    if config.num_heads > 1:
+        print(
+            f"  {config.num_heads} heads agree with each other by NMI {found.agreement:.3f}, with "
+            f"what they have in common +-{found.spread:.3f}"
+        )
+    if config.combine == "consensus":
+        print("  in place of that head: a classifier of what all heads agree on")
+    return {
+        "selection": config.selection,
+        "combine": config.combine,
+        "agreement": found.agreement,
+        "spread": found.spread,
+        **best,
+    }
+
+
+def _combine(
+    run: Run, backbone: Backbone, heads: ClusterHeads, best: int
+) -> tuple[ClusterHeads, Consensus]:
+    """The one head that is kept, and what all of them have in common."""
+    train, seed = run.train_images, run.seed("scan")
+    rows = features.of_backbone(run, backbone, train, "features")
+    found = consensus.of_heads(head_probs(heads, rows), seed=seed)
+    if run.config.scan.combine == "best_head":
+        return heads.keep(best), found
+    kernel, bias = consensus.classifier(rows, found, run.num_clusters, seed=seed)
+    return ClusterHeads.linear(kernel, bias), found
+
+
+def _warm_up_heads(
+    run: Run,
+    backbone: Backbone,
+    heads: ClusterHeads,
+    images: ImageSet,
+    kept: np.ndarray,
+    order: Order,
+) -> None:
+    """Train the heads alone for `head_epochs` on cached features; done once."""
+    folder = run.folder("scan") / "heads"
+    if (folder / "weights.npz").exists():
+        load_weights(folder / "weights.npz", {"heads": heads})
+        return
+    config = dataclasses.replace(
+        run.config.scan,
+        epochs=run.config.scan.head_epochs,
+        optimizer=dataclasses.replace(run.config.scan.optimizer, lr=run.config.scan.head_lr),
+        freeze_backbone=True,
+    )
+    task = build.new_clustering(run, backbone, heads, cached=True, config=config)
+    views = _cached_features(run, backbone, images, kept)
+    loader = CachedLoader(views, task.views, order)
+    learning.train(run, config, folder, task, loader)
+    save_weights(folder / "weights.npz", {"heads": heads})
+
+
+def _cached_features(
+    run: Run, backbone: Backbone, images: ImageSet, kept: np.ndarray
+) -> np.ndarray:
+    """Features of `cached_views` augmented views of every image, float32 `[V, N, D]`.
+
+    Of a frozen network that is not to be shown augmented views, those that are stored.
+
+    Args:
+        run: the run.
+        backbone: the network.
+        images: N training images.
+        kept: bool, which of all training images these are.
+    """
+    config = run.config
+    plain = not config.scan.cached_views or config.scan.augmentation == "none"
+    if isinstance(backbone, Frozen) and plain:
+        return neighbors.features(run)["train"][None, kept]
+    count = max(1, config.scan.cached_views)
+    policy = compiled(
+        policies.make(
+            config.scan.augmentation, config.augment, size=images.image_size, mean=images.mean
+        ),
+        run.device,
+    )
+    views = [
+        embed(
+            backbone.embed,
+            images,
+            policy=policy,
+            seed=run.seed("scan") ^ view,
+            **run.inference(f"view {view + 1} of {count}"),
+        )
+        for view in range(count)
+    ]
+    return np.stack(views)

@@ -1,0 +1,121 @@
+"""The choice of epoch and head of the SCAN stage, without labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypedDict, cast
+
+import numpy as np
+import tensorflow as tf
+
+from scan_tf.data.image_set import ImageSet
+from scan_tf.errors import ConfigError, StageError
+from scan_tf.evaluation.metrics import selection_loss
+from scan_tf.features.embedding import embed, head_probs
+from scan_tf.features.neighbors import mine
+from scan_tf.methods.task import Clustering
+from scan_tf.models.frozen import Frozen
+from scan_tf.models.weights import save_weights
+from scan_tf.pipeline import neighbors
+from scan_tf.pipeline.run_dir import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Images to select on.
+
+    Attributes:
+        images: n of them.
+        features: float32 `[n, P]`, those by which neighbours were found.
+        indices: int32 `[n, k+1]`, their neighbours among themselves.
+        held_out: bool `[N]`, which of the training images are kept from training.
+    """
+
+    images: ImageSet
+    features: np.ndarray
+    indices: np.ndarray
+    held_out: np.ndarray
+
+
+class Best(TypedDict):
+    """Epoch and head that are best so far, and the loss by which they were chosen."""
+
+    epoch: int
+    head: int
+    total: float
+    consistency: float
+    entropy: float
+
+
+class Selection:
+    """Chooses epoch and head without labels, by the lowest selection loss on a validation set.
+
+    Args:
+        run: the run.
+        task: the SCAN task in training.
+        checked: what to score on.
+
+    Attributes:
+        record: epoch, head, total, consistency and entropy of the best so far.
+        path: the weights of the best so far.
+    """
+
+    def __init__(self, run: Run, task: Clustering, checked: Validation):
+        self.run, self.task, self.checked = run, task, checked
+        self.record: dict[str, Any] = {}
+        self.path = run.folder("scan") / "best.npz"
+        frozen = isinstance(task.backbone, Frozen)
+        self._features: np.ndarray | None = checked.features if frozen else None
+        # Compiled once, not again after every epoch.
+        self._network = tf.function(task.backbone.embed, jit_compile=run.device.jit_step)
+
+    def __call__(self, epoch: int) -> dict[str, float]:
+        """Score every head; keep the weights when one is the best so far."""
+        probs = head_probs(self.task.networks["heads"], self._embed())
+        scores = [selection_loss(p, self.checked.indices) for p in probs]
+        head = int(np.argmin([s[0] for s in scores]))
+        total, consistency, entropy = scores[head]
+        if not self.record or total < self.record["total"]:
+            self.record.update(
+                epoch=epoch, head=head, total=total, consistency=consistency, entropy=entropy
+            )
+            save_weights(self.path, self.task.networks)
+        return {"selection": total, "selection_best": self.record["total"]}
+
+    @property
+    def best(self) -> Best:
+        """The record, once an epoch has been scored."""
+        return cast(Best, dict(self.record))
+
+    def _embed(self) -> np.ndarray:
+        """Features of the validation images; a frozen backbone's never change."""
+        network = self.task.backbone
+        moves = network.trainable_variables and not self.task.config.freeze_backbone
+        if self._features is None or moves:
+            images = self.checked.images
+            self._features = embed(self._network, images, **self.run.inference(None))
+        return self._features
+
+
+def validation(run: Run) -> Validation:
+    """What epoch and head are selected on. Raises StageError where there is no such split."""
+    config, train = run.config.scan, run.train_images
+    embedded = neighbors.features(run)
+    held_out = np.zeros(len(train), bool)
+    images, rows = train, embedded["train"]
+    if config.selection == "test":
+        test = run.images("test")
+        if test is None:
+            raise StageError(f"scan.selection: 'test', but '{train.name}' has no test split.")
+        images, rows = test, embedded["test"]
+    elif config.selection == "heldout":
+        count = round(config.heldout_fraction * len(train))
+        random = np.random.default_rng(run.seed("scan"))
+        held_out[random.choice(len(train), count, replace=False)] = True
+        images, rows = train.subset(held_out), rows[held_out]
+    settings = dataclasses.replace(run.config.neighbors, index="auto")
+    try:
+        mined = mine(rows, settings, k=settings.k_validation, seed=run.seed("scan"))
+    except ConfigError as error:
+        raise ConfigError(f"neighbors.k_validation: {error}") from error
+    return Validation(images, rows, mined.indices, held_out)

@@ -1,0 +1,79 @@
+"""Whether there are images enough for the settings, asked before the first stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+from scan_tf.config import Config
+from scan_tf.errors import DataError, StageError
+from scan_tf.pipeline.stage import TRAINED
+
+
+def learning(config: Config, stage: str, num_images: int) -> int:
+    """How many of the training images a stage learns from."""
+    held_out = 0
+    if stage == "scan" and config.scan.selection == "heldout":
+        held_out = round(config.scan.heldout_fraction * num_images)
+    return num_images - held_out
+
+
+def fitted(
+    config: Config, num_images: int, *, given: Collection[str] = ()
+) -> tuple[Config, list[str]]:
+    """The config with smaller batches where there are fewer images, and a line for each of them.
+
+    They become at most half of the images, so that an epoch has at least two steps.
+
+    Args:
+        config: a config.
+        num_images: N, of the training images.
+        given: dotted keys that were asked for and stay, such as "scan.batch_size".
+    """
+    notes = []
+    for stage in TRAINED:
+        section, count = getattr(config, stage), learning(config, stage, num_images)
+        if not section.epochs:
+            continue
+        if section.batch_size <= count or f"{stage}.batch_size" in given or count < 4:
+            continue
+        size = 1 << ((count // 2).bit_length() - 1)
+        notes.append(f"{stage}.batch_size: {size} in place of {section.batch_size}")
+        section = dataclasses.replace(section, batch_size=size)
+        config = dataclasses.replace(config, **{stage: section})
+    return config, notes
+
+
+def check(config: Config, num_images: int, num_test: int | None) -> None:
+    """Refuse what a later stage would refuse.
+
+    Args:
+        config: a config.
+        num_images: N, of the training images.
+        num_test: of the test images; None: there is no such split.
+
+    Raises:
+        DataError: too few images for a batch or for the neighbours.
+        StageError: epoch and head are to be chosen on test images that there are not.
+    """
+    for stage in TRAINED:
+        size, count = getattr(config, stage).batch_size, learning(config, stage, num_images)
+        if size > count and getattr(config, stage).epochs:
+            raise DataError(
+                f"{stage}.batch_size: {size} is more than the {count} images to train on. "
+                f"Set it to {count} or less."
+            )
+    if config.scan.selection == "test" and num_test is None:
+        raise StageError(f"scan.selection: 'test', but '{config.data.name}' has no test split.")
+    validation = {
+        "train": num_images,
+        "heldout": num_images - learning(config, "scan", num_images),
+        "test": num_test or 0,
+    }[config.scan.selection]
+    for name, count in (("k", num_images), ("k_validation", validation)):
+        k = getattr(config.neighbors, name)
+        if k >= count:
+            advice = f"Set neighbors.{name} <= {count - 1}." if count > 1 else "Add images."
+            raise DataError(
+                f"neighbors.{name} = {k} needs at least {k + 1} images, got {count}. {advice}"
+            )

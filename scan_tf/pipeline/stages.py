@@ -1,0 +1,77 @@
+"""Running the stages, in their order, each from what those before it left in the run directory."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from scan_tf.config import Config
+from scan_tf.pipeline import evaluate, sizes, status, summary
+from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.stage import STAGES
+
+
+def run(config: Config, root: Path | str) -> dict[str, Any]:
+    """Run every stage that is not done yet.
+
+    Args:
+        config: the experiment.
+        root: the run directory.
+
+    Returns:
+        The report of the evaluation.
+
+    Raises:
+        ScanError: bad settings or data, a missing data set, or an interruption; what was computed
+            stays in the run directory, and the same call goes on from there.
+    """
+    run = Run(config, Path(root))
+    run_all(run)
+    return dict(evaluate.read_report(run))
+
+
+def run_all(run: Run) -> None:
+    """`run` for a run directory that is open already; raises as it does."""
+    if not run.is_done("pretext"):
+        # Refuse now what a later stage would refuse, after hours of training.
+        test = run.images("test")
+        for line in summary.lines(run, evaluate.images_of(run, evaluate.evaluated_split(run))):
+            print(line)
+        sizes.check(run.config, len(run.train_images), None if test is None else len(test))
+    for stage in STAGES:
+        run_stage(run, stage)
+
+
+def run_stage(run: Run, stage: str) -> None:
+    """Run one stage, unless it is done. Raises StageError when its input is missing."""
+    if run.is_done(stage):
+        print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
+        return
+    if not getattr(getattr(run.config, stage, None), "epochs", 1):
+        print(f"{stage}: left out, because {stage}.epochs is 0.")
+        return
+    run.write_config()
+    print(f"{stage}: {STAGES[stage].title}")
+    module = importlib.import_module(f"{__package__}.{stage}")
+    with run.working(stage) as result:
+        keras.utils.set_random_seed(run.seed(stage))
+        result.update(module.run(run))
+        if run.finish == stage:
+            steps = status.steps(run.folder(stage))
+            print(f"  finished at step {steps['step']:,} of {steps['total']:,}")
+            result["finished_at_step"] = steps["step"]
+
+
+def evaluate_split(run: Run, split: str) -> None:
+    """Evaluate a split, such as "test"; another than the stage's in a folder beside it.
+
+    Raises StageError when the data set has no such split, or when nothing was clustered.
+    """
+    if split == evaluate.evaluated_split(run):
+        run_stage(run, "evaluate")
+    else:
+        evaluate.run(run, split)
+    print(f"\nreport and pictures: {evaluate.folder_of(run, split)}")

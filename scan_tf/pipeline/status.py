@@ -1,0 +1,92 @@
+"""How far a run is, from its directory alone: nothing is computed and TensorFlow is not loaded."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from scan_tf import config
+from scan_tf.errors import ConfigError
+from scan_tf.pipeline import plan
+from scan_tf.pipeline.plan import Seen
+from scan_tf.pipeline.run_dir import Record, Run
+from scan_tf.pipeline.stage import STAGES, TRAINED, since
+from scan_tf.training.progress import FILE, Progress, duration
+
+
+def describe(root: Path) -> str:
+    """A line for each stage: done, running or not begun, how far, and how long the rest takes.
+
+    Raises:
+        ConfigError: the directory holds no run.
+        StageError: a record is damaged.
+    """
+    path = root / "config.yaml"
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file. Give the directory of a run.")
+    run = Run(config.load(path), root)
+    left = plan.remaining(run.config, seen(root))
+    records = {stage: run.record(stage) for stage in STAGES}
+    lines = [f"{run.config.name}: {root}"]
+    lines += [_line(run, stage, records[stage], left.get(stage)) for stage in STAGES]
+    if not all(record.is_done for record in records.values()):
+        rest = [s for stage, s in left.items() if not records[stage].is_done]
+        if rest:
+            lines.append(f"about {duration(sum(rest))} of computing are left")
+        lines.append(f"to go on: scan-tf run --run-dir {root}")
+    return "\n".join(lines)
+
+
+def tell(run: Run, stage: str, progress: Progress) -> None:
+    """Print how long the whole run still takes, about, from a stage that trains."""
+    rate = progress.rate()
+    if rate is None or not run.config.runtime.progress:
+        return
+    found = seen(run.root)
+    found[stage] = Seen(progress.step, progress.total, rate, progress.compile_s)
+    left = plan.remaining(run.config, found)
+    if left:
+        left = {name: left[name] for name in since(stage)}
+        progress.say(f"  the whole run: {plan.in_words(left)} left")
+
+
+def seen(root: Path) -> dict[str, Seen]:
+    """Of training stages in a run directory: their steps and how fast they were, where known."""
+    found = {stage: steps(root / STAGES[stage].folder) for stage in TRAINED}
+    return {
+        stage: Seen(f["step"], f["total"], f["steps_per_second"], f["compile_s"])
+        for stage, f in found.items()
+        if f.get("steps_per_second")
+    }
+
+
+def steps(folder: Path) -> dict[str, Any]:
+    """Of a training stage's folder: step, total, steps_per_second and age_s; {} where unknown."""
+    path = folder / FILE
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return facts | {"age_s": time.time() - path.stat().st_mtime}
+    except (OSError, ValueError):
+        return {}
+
+
+def _line(run: Run, stage: str, record: Record, left: float | None) -> str:
+    if not record.has_begun:
+        epochs = f", {getattr(run.config, stage).epochs} epochs" if stage in TRAINED else ""
+        about = "" if left is None else f", about {duration(left)}"
+        return f"  {stage:10} not begun{epochs}{about}"
+    if record.is_done:
+        return f"  {stage:10} done, in {duration(record.wall_time_s)}"
+    text = f"  {stage:10} {record.status}"
+    if stage not in TRAINED:
+        return text
+    found = steps(run.folder(stage))
+    if not found:
+        return f"{text}, no step yet"
+    step, total, rate = found["step"], found["total"], found["steps_per_second"]
+    text += f", step {step:,} of {total:,} ({step / total:.0%})"
+    if rate:
+        text += f", {rate:.3g} steps/s: {duration((total - step) / rate)} left"
+    return f"{text}; seen {duration(found['age_s'])} ago"

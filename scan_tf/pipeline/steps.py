@@ -1,0 +1,155 @@
+"""The steps of the pipeline one by one from Python, values in and values out.
+
+    learned = scan_tf.learn_features(images, recipe="digits_simclr")
+    neighbors = scan_tf.mine(learned.features, scan_tf.Config().neighbors, k=5, seed=0)
+    clustered = scan_tf.train_heads(learned, neighbors, num_clusters=10)
+    refined = scan_tf.self_label(clustered)
+    scan_tf.cluster_scores(labels, refined.labels_, num_clusters=10, num_classes=10)
+
+Nothing that is given is changed: heads can be trained many times on the same features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scan_tf import files
+from scan_tf.errors import DataError
+from scan_tf.pipeline.fitting import Fitted, at_work, opened, settings_of, with_settings
+from scan_tf.pipeline.run_dir import Run
+
+if TYPE_CHECKING:
+    from scan_tf.features.neighbors import Neighbors
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Learned:
+    """What a pretext has learnt.
+
+    Attributes:
+        features: float32 [N,P], unit rows, by which neighbours are found.
+        run: where it was learnt; a temporary folder that is gone with this object.
+    """
+
+    features: np.ndarray
+    run: Run
+
+
+def learn_features(
+    images: Any, recipe: str | Path | None = None, *, verbose: bool = False, **settings: Any
+) -> Learned:
+    """Train a pretext task on images, without labels.
+
+    Args:
+        images: as for `fit`.
+        recipe: as for `fit`; its sections data, model, augment and pretext are read.
+        verbose: print how far it is.
+        settings: as for `fit`, such as `pretext__epochs=20`.
+
+    Raises:
+        ScanError: as `fit`.
+    """
+    with at_work(verbose):
+        from scan_tf.pipeline import build, features, stages
+
+        root = _temporary()
+        config = with_settings(settings_of(recipe, None, settings), verbose=verbose, kept=False)
+        run = opened(images, None, config, root)
+        weakref.finalize(run, shutil.rmtree, root, ignore_errors=True)
+        stages.run_stage(run, "pretext")
+        task = build.trained_pretext(run)
+        return Learned(features.of_pretext(run, task, run.train_images, None), run)
+
+
+def train_heads(
+    learned: Learned,
+    neighbors: Neighbors,
+    num_clusters: int,
+    *,
+    verbose: bool = False,
+    **settings: Any,
+) -> Fitted:
+    """Train cluster heads so that an image and its neighbours agree; the best head is kept.
+
+    Args:
+        learned: features and the network that makes them.
+        neighbors: of its images, as `mine` finds them.
+        num_clusters: how many.
+        verbose: print how far it is.
+        settings: of the section scan, such as `scan__epochs=20`.
+
+    Returns:
+        The clustering; its report is empty.
+
+    Raises:
+        DataError: the neighbours are those of other images.
+        ScanError: as `fit`.
+    """
+    if len(neighbors.indices) != len(learned.features):
+        raise DataError(
+            f"neighbors: of {len(neighbors.indices)} images, expected "
+            f"{len(learned.features)}, as many as were learnt from."
+        )
+    with at_work(verbose):
+        from scan_tf.features import neighbors as mining
+        from scan_tf.pipeline import stages
+
+        asked = {**settings, "scan": {"num_clusters": num_clusters} | settings.get("scan", {})}
+        run = _copy(learned.run, asked, verbose, without="neighbors")
+        with run.working("neighbors") as result:
+            folder = run.folder("neighbors")
+            mining.save(folder / "train.npz", neighbors)
+            files.write_npz(folder / "features.npz", {"train": learned.features}, {})
+            result["index"] = neighbors.index
+        stages.run_stage(run, "scan")
+        return _fitted(run, "scan")
+
+
+def self_label(clustered: Fitted, *, verbose: bool = False, **settings: Any) -> Fitted:
+    """Fine-tune network and head on their own confident predictions.
+
+    Args:
+        clustered: what `train_heads` returned.
+        verbose: print how far it is.
+        settings: of the section selflabel, such as `selflabel__threshold=0.9`.
+
+    Raises:
+        DataError: it is what `fit` returned, whose last step this was already.
+        ScanError: as `fit`.
+    """
+    if clustered.run is None:
+        raise DataError("clustered: expected what train_heads returned; this is labelled already.")
+    with at_work(verbose):
+        from scan_tf.pipeline import stages
+
+        run = _copy(clustered.run, settings, verbose, without="selflabel")
+        stages.run_stage(run, "selflabel")
+        return _fitted(run, "selflabel")
+
+
+def _fitted(run: Run, stage: str) -> Fitted:
+    from scan_tf.pipeline import build
+
+    return Fitted(run, *build.trained_clusters(run, stage), {}, keep_run=stage == "scan")
+
+
+def _copy(run: Run, settings: dict[str, Any], verbose: bool, *, without: str) -> Run:
+    """A run of its own with what this one has done before a stage."""
+    root = _temporary()
+    shutil.copytree(run.root, root, dirs_exist_ok=True)
+    new = Run(with_settings(run.config, settings, verbose=verbose, kept=False), root)
+    new.share_images(run)
+    new.redo(without)
+    weakref.finalize(new, shutil.rmtree, root, ignore_errors=True)
+    return new
+
+
+def _temporary() -> Path:
+    return Path(tempfile.mkdtemp(prefix="scan_tf-"))

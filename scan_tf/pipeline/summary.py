@@ -1,0 +1,42 @@
+"""What was understood of the images, said before anything is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from scan_tf.data.image_set import ImageSet
+from scan_tf.pipeline.run_dir import Run
+
+_CLASSES = 20
+
+
+def lines(run: Run, evaluated: ImageSet) -> Iterator[str]:
+    """The splits with their images and classes, what is left out, where labels come from."""
+    train, size = run.train_images, run.train_images.image_size
+    yield f"{train.name}: images of {size} x {size} pixels, {run.num_clusters} clusters"
+    pretext = run.pretext_images
+    if pretext is not train:
+        yield f"  {len(pretext):,} images for the pretext"
+    shown = [train] if evaluated is train else [train, evaluated]
+    for images in shown:
+        scored = ", scored" if images is evaluated else ""
+        yield f"  {images.split}: {len(images):,} images{_classes(images)}{scored}"
+        if images.skipped:
+            yield f"  {images.split}: {len(images.skipped):,} files left out, which cannot be read"
+    if train.labels is None:
+        yield "  no labels: scores that compare with them are left out"
+    elif train.paths is not None:
+        yield "  labels are the names of the sub-folders, for the scores alone"
+    else:
+        yield "  labels are read for the scores alone"
+
+
+def _classes(images: ImageSet) -> str:
+    if images.labels is None:
+        return ""
+    counts = np.bincount(images.labels, minlength=len(images.class_names))
+    named = [f"{n} {c:,}" for n, c in zip(images.class_names, counts, strict=True)]
+    more = f", and {len(named) - _CLASSES} more" if len(named) > _CLASSES else ""
+    return f" of {len(named)} classes ({', '.join(named[:_CLASSES])}{more})"

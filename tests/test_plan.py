@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from scan_tf import config
+from scan_tf.errors import ConfigError, DataError, StageError
+from scan_tf.pipeline import plan, sizes
+from scan_tf.pipeline.plan import Seen
+from scan_tf.training.progress import Progress, duration
+
+# 1,000 images: 10 steps of 100 for each epoch of every stage.
+SETTINGS = config.from_dict(
+    {
+        "pretext": {"name": "simclr", "epochs": 30, "batch_size": 100},
+        "scan": {"epochs": 20, "batch_size": 100, "selection": "train"},
+        "selflabel": {"epochs": 15, "batch_size": 100},
+    }
+)
+# Half a second a step.
+PRETEXT = Seen(step=60, total=300, steps_per_second=2.0, compile_s=7.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (89.4 * 60, "89 min"), (12_000, "3 h 20 min")],
+)
+def test_a_time_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_the_first_steps_tell_of_the_stages_after():
+    left = plan.remaining(SETTINGS, {"pretext": PRETEXT})
+    assert list(left) == ["pretext", "neighbors", "scan", "selflabel", "evaluate", "export"]
+    assert left["pretext"] == 240 / 2
+    # As many passes as SimCLR has: two views, forward and back.
+    assert left["scan"] == pytest.approx(200 / 2 + 7)
+    # One view forward and back, one forward.
+    assert left["selflabel"] == pytest.approx(150 / 2 * (4 / 3) / 2 + 7)
+    assert plan.remaining(SETTINGS, {}) == {}
+
+
+def test_what_was_measured_later_counts_more():
+    scan = Seen(step=100, total=200, steps_per_second=1.0)
+    left = plan.remaining(SETTINGS, {"pretext": PRETEXT, "scan": scan})
+    assert left["scan"] == 100
+    assert left["selflabel"] == pytest.approx(150 * (4 / 3) / 2)
+
+
+def test_passes_of_methods():
+    def of(**tree):
+        return plan.passes(config.from_dict(tree), "pretext" if "pretext" in tree else "scan")
+
+    assert (of(pretext="simclr"), of(pretext="rotnet")) == (2, 4)
+    assert of(pretext="moco") == pytest.approx(4 / 3)
+    frozen = {"freeze_backbone": True}
+    assert of(scan=frozen) == pytest.approx(2 / 3)
+    assert of(scan=frozen | {"cached_views": 2}) < 0.1
+
+
+def test_epochs_are_fitted_to_a_time():
+    fresh = dataclasses.replace(PRETEXT, step=0)
+    for budget in (120, 300, 1000):
+        chosen = plan.within(SETTINGS, fresh, budget)
+        total = 10 * chosen.pretext.epochs
+        left = plan.remaining(chosen, {"pretext": dataclasses.replace(fresh, total=total)})
+        # The compilation of the pretext is not in `left`, for it was measured.
+        spent = sum(left.values()) + fresh.compile_s
+        longest_epochs = 5 + 5 + 10 / 3
+        assert budget - longest_epochs < spent <= budget
+    assert plan.within(SETTINGS, fresh, 1000).pretext.epochs > SETTINGS.pretext.epochs
+
+
+def test_too_short_a_time_is_refused():
+    message = "--minutes: too few: one epoch of each stage takes .*, and 30 s are left"
+    with pytest.raises(ConfigError, match=message):
+        plan.within(SETTINGS, dataclasses.replace(PRETEXT, step=0), 30)
+
+
+def test_batches_are_fitted_to_few_images():
+    fitted, notes = sizes.fitted(SETTINGS, 90)
+    assert [fitted.pretext.batch_size, fitted.scan.batch_size] == [32, 32]
+    assert notes[0] == "pretext.batch_size: 32 in place of 100"
+    assert len(notes) == 3
+    assert sizes.fitted(SETTINGS, 100) == (SETTINGS, [])
+    kept, _ = sizes.fitted(SETTINGS, 90, given={"scan.batch_size"})
+    assert (kept.pretext.batch_size, kept.scan.batch_size) == (32, 100)
+
+
+@pytest.mark.parametrize(
+    ("tree", "num_test", "message"),
+    [
+        ({"selflabel": {"batch_size": 101}}, 5, "selflabel.batch_size: 101 is more than the 100"),
+        ({"scan": {"batch_size": 91}}, 5, "scan.batch_size: 91 is more than the 90"),
+        ({"neighbors": {"k": 100}}, 5, "neighbors.k = 100 needs at least 101 images, got 100"),
+        ({"neighbors": {"k_validation": 10}}, 5, "neighbors.k_validation = 10 needs at least 11"),
+        ({"scan": {"selection": "test"}}, 5, "neighbors.k_validation = 5 needs at least 6 images"),
+        ({"scan": {"selection": "test"}}, None, "scan.selection: 'test', but 'digits' has no test"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_refused_at_the_start(tree, num_test, message):
+    small = {name: {"batch_size": 10} for name in ("pretext", "scan", "selflabel")}
+    for name, section in tree.items():
+        small[name] = small.get(name, {}) | section
+    with pytest.raises((DataError, StageError), match=message):
+        sizes.check(config.from_dict(small), 100, num_test)
+
+
+def test_progress_tells_the_rate_once_it_means_something(tmp_path, monkeypatch, capsys):
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr("scan_tf.training.progress.time.monotonic", lambda: float(next(clock)))
+    known = []
+    with Progress(tmp_path / "pretext", 100, 0, shown=True, when_known=known.append) as progress:
+        progress.announce("no XLA")
+        progress.compiled("no XLA")
+        for step in range(1, 9):
+            progress.update(step)
+            progress.log({"step": step, "loss": 2.5, "lr": 0.1})
+            assert (progress.rate() is None) == (step < 4)
+    assert known == [progress]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "  pretext: compiling the training step (no XLA) ..."
+    assert lines[1].startswith("  pretext: compiling (no XLA) took ")
+    # No terminal: plain lines now and then.
+    assert len(lines) > 2
+    assert all(line.startswith("  pretext: step ") and "\r" not in line for line in lines[2:])
+    assert "left, loss 2.5" in lines[-1]
+    assert '"step": 8, "total": 100' in (tmp_path / "pretext" / "progress.json").read_text()
