@@ -90,7 +90,7 @@ def test_negatives_are_drawn_uniformly_anew_in_every_step(rng, monkeypatch):
         drawn.append(np.asarray(remembered)[:, :, 0])
         return tf.constant(0.0)
 
-    monkeypatch.setattr("scan_tf.memory.instance_nce", record)
+    monkeypatch.setattr("scan_tf.methods.memory.instance_nce", record)
     memory, rows = bank(negatives=3000), unit(rng)
     known = np.asarray(memory.rows)[:, 0].copy()
     for _ in range(3):

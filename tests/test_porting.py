@@ -171,8 +171,8 @@ def test_the_record_says_where_the_weights_are_from(run, tmp_path, capsys):
     porting.import_checkpoint(work, tmp_path / SAVED)
     record = work.record("pretext")
     digest = hashlib.sha256((tmp_path / SAVED).read_bytes()).hexdigest()
-    assert record["status"] == "done"
-    assert record["result"]["imported_from"] == {"file": SAVED, "sha256": digest}
+    assert record.is_done
+    assert record.result["imported_from"] == {"file": SAVED, "sha256": digest}
     assert capsys.readouterr().out == ""
     # The stages go on from there.
     for stage in ("pretext", "neighbors"):

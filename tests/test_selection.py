@@ -27,13 +27,16 @@ def test_selection_on_a_test_split_that_is_not_there(finished):
 
 
 def test_selection_looks_at_images_that_are_not_trained_on(finished):
-    images, near, held_out = selection.validation(opened(finished))
-    assert (held_out.sum(), len(images), near.shape) == (6, 6, (6, 3))
-    np.testing.assert_array_equal(images.images, opened(finished).train_images.images[held_out])
+    found = selection.validation(opened(finished))
+    assert (found.held_out.sum(), len(found.images), found.indices.shape) == (6, 6, (6, 3))
+    held_out = opened(finished).train_images.images[found.held_out]
+    np.testing.assert_array_equal(found.images.images, held_out)
+    assert len(found.features) == 6
     for split, count in (("train", 60), ("test", 15)):
         work = opened(finished, f"scan.selection={split}")
-        images, near, held_out = selection.validation(work)
-        assert (held_out.sum(), images.split, near.shape) == (0, split, (count, 3))
+        found = selection.validation(work)
+        assert (found.held_out.sum(), found.images.split) == (0, split)
+        assert found.indices.shape == (count, 3)
 
 
 def test_the_kept_epoch_is_the_one_of_the_lowest_selection_loss(finished):

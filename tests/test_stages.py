@@ -25,6 +25,7 @@ from tiny_runs import (
 )
 
 import scan_tf as package
+from scan_tf import files
 from scan_tf.errors import StageError, TrainingError
 from scan_tf.features import neighbors
 from scan_tf.files import read_metrics
@@ -246,10 +247,9 @@ def damage(path: Path) -> None:
 
 def other_shape(path: Path) -> None:
     """Weights as another width of the network would have them."""
-    with np.load(path) as file:
-        arrays = {k: file[k] for k in file.files}
+    arrays, manifest = files.read_npz(path)
     arrays = {k: v[..., :2] if k.startswith("backbone/") else v for k, v in arrays.items()}
-    np.savez(path, **arrays)
+    files.write_npz(path, arrays, manifest | {"arrays": files.describe(arrays)})
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,11 @@ def test_a_file_that_does_not_fit_is_named(finished, tmp_path, name, change, par
     ("override", "stage", "parts"),
     [
         ("neighbors.k=60", "neighbors", ("neighbors.k = 60", "got 60", "59 or less")),
-        ("neighbors.k_validation=6", "scan", ("neighbors.k_validation = 6", "got 6", "<= 5")),
+        (
+            "neighbors.k_validation=6",
+            "scan",
+            ("neighbors.k_validation: k = 6", "got 6", "5 or less"),
+        ),
         ("scan.batch_size=55", "scan", ("scan.batch_size: 55", "54 images")),
         ("selflabel.batch_size=61", "selflabel", ("selflabel.batch_size: 61", "60 images")),
     ],

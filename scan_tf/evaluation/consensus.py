@@ -19,7 +19,7 @@ from scan_tf.evaluation.metrics import match
 # Features of unit length are multiplied by this, so that the regression's penalty is a light one.
 _SCALE = 10.0
 # Share of the images of each cluster, the surest, that the classifier is fitted on.
-_SURE = 0.8
+_SURE = 1.0
 _RESTARTS = 5
 # Temperatures tried, where 1 is the regression as it is.
 _TEMPERATURES = np.geomspace(0.1, 10, 41)
