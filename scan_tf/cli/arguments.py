@@ -88,6 +88,8 @@ def _take_folder(arguments: argparse.Namespace) -> Path | None:
     if len(folders) > 1:
         raise ConfigError(f"expected one folder of images, got {', '.join(folders)}.")
     folder = Path(folders[0]).resolve()
+    if not folder.is_dir() and arguments.config is not None:
+        return None  # a setting without its value, which is refused as such
     if not folder.is_dir():
         raise MissingDataError(
             f"{folders[0]}: no such folder. Expected a folder of images, or settings such as "
