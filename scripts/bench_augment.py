@@ -240,6 +240,7 @@ def scan_tf_policy(policy: str, batch: int, size: int, jit: bool, backend: str) 
         images,
         {"view": View(policy)},
         Order(batch, batch, seed=0, neighbors=None),
+        normalise=lambda pixels: (pixels - np.float32(MEAN)) / np.float32(STD),
         augment_config=AugmentConfig(backend=backend),
         runtime=RuntimeConfig(),
         device=Device("cpu", "float32", jit_step=jit, jit_augment=jit),
