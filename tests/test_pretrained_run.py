@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import tiny_runs
 
 from scan_tf import files
-from scan_tf.features.embedding import embed
+from scan_tf.features.embedding import embed, head_probs
 from scan_tf.pipeline import build
 from scan_tf.pipeline.prediction import predict
 
@@ -84,3 +86,73 @@ def test_the_report_and_the_saved_model_are_of_the_clustering(run_dir, tmp_path)
     clusters = [int(line.split(",")[1]) for line in lines]
     stored = np.load(run_dir / "eval" / "assignments.npz")["scan_cluster"]
     np.testing.assert_array_equal(clusters, stored)
+
+
+@pytest.mark.parametrize("name", ["kmeans", "spectral"])
+def test_a_clustering_that_trains_nothing_ends_like_one_that_does(run_dir, tmp_path, name):
+    copy = tmp_path / "run"
+    for part in ("status", "pretext", "neighbors"):
+        shutil.copytree(run_dir / part, copy / part)
+    for stage in ("scan", "evaluate", "export"):
+        (copy / "status" / f"{stage}.json").unlink()
+    shutil.copy(run_dir / "config.yaml", copy)
+    assert tiny_runs.scan_tf("run", "--run-dir", copy, f"scan.name={name}") == 0
+    scored = json.loads((copy / "eval" / "report.json").read_text(encoding="utf-8"))["scan"]
+    assert scored["acc"] > 0.9
+    record = json.loads((copy / "status" / "scan.json").read_text(encoding="utf-8"))["result"]
+    assert (record["epoch"], record["head"]) == (1, 0)
+    assert not (copy / "scan" / "metrics.jsonl").exists()
+    # The classifier puts the images where the clustering has put them.
+    run = tiny_runs.opened(copy)
+    backbone, heads = build.trained_clusters(run, "scan")
+    task = build.new_clustering(run, backbone, heads)
+    rows = embed(backbone.embed, run.train_images)
+    indices = files.read_npz(copy / "neighbors" / "train.npz")[0]["indices"]
+    found = task.assign(rows, indices, seed=run.seed("scan"))
+    assert (head_probs(heads, rows)[0].argmax(axis=1) == found).mean() > 0.95
+    with pytest.raises(TypeError, match="is not trained"):
+        task.loss({})
+
+
+@pytest.fixture
+def features_run(run_dir, tmp_path):
+    """What a run on features from elsewhere is asked, and the images' paths and features."""
+    run = tiny_runs.opened(run_dir)
+    stored = files.read_npz(run_dir / "neighbors" / "features.npz")[0]
+    root = Path(run.config.data.path)
+    paths = {s: [Path(p).relative_to(root).as_posix() for p in run.images(s).paths] for s in stored}
+    (tmp_path / "run").mkdir()
+    shutil.copy(run_dir / "config.yaml", tmp_path / "run")
+
+    def start(file: Path, *settings: str) -> int:
+        asked = [f"pretext.weights={file}", "scan.name=kmeans", *settings]
+        return tiny_runs.scan_tf("run", "--run-dir", tmp_path / "run", *asked)
+
+    return start, paths, stored
+
+
+def test_features_from_elsewhere_are_clustered_and_not_exported(features_run, tmp_path, capsys):
+    start, paths, stored = features_run
+    every = [*paths["test"], *paths["train"]]  # in another order than the images
+    rows = np.concatenate([stored["test"], stored["train"]]).astype(np.float64)
+    np.savez(tmp_path / "features.npz", features=rows, paths=np.array(every))
+    assert start(tmp_path / "features.npz") == 0
+    report = json.loads((tmp_path / "run" / "eval" / "report.json").read_text(encoding="utf-8"))
+    assert report["scan"]["acc"] > 0.9
+    assert "export: left out" in capsys.readouterr().out
+    assert tiny_runs.scan_tf("export", "--run-dir", tmp_path / "run") == 2
+    assert "holds features, and no network" in capsys.readouterr().err
+    assert start(tmp_path / "features.npz", "selflabel.epochs=3") == 2
+    assert "selflabel.epochs: must be 0, got 3" in capsys.readouterr().err
+
+
+def test_images_without_features_are_named(features_run, tmp_path, capsys):
+    start, paths, stored = features_run
+    np.savez(tmp_path / "few.npz", features=stored["train"][1:], paths=np.array(paths["train"][1:]))
+    assert start(tmp_path / "few.npz") == 2
+    said = capsys.readouterr().err
+    assert "1 of 60 images have no row, such as" in said
+    assert paths["train"][0] in said
+    np.save(tmp_path / "order.npy", stored["train"][1:])
+    assert start(tmp_path / "order.npy") == 2
+    assert "59 rows for 60 images" in capsys.readouterr().err

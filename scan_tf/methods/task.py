@@ -12,6 +12,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from scan_tf import models
 from scan_tf.config import ModelConfig, PretextConfig, ScanConfig, SelfLabelConfig
 from scan_tf.lazy import keras, tf
@@ -220,6 +222,42 @@ class Clustering(Task):
         if self.config.freeze_backbone:
             return tf.stop_gradient(self.backbone(view, training=False))
         return self.backbone(view, training=True)
+
+
+class DirectClustering(Clustering):
+    """A clustering of all images at once, without views, loss or steps.
+
+    A linear classifier of the features is fitted on what it finds, which is what the stages after
+    it use.
+    """
+
+    def __init__(
+        self,
+        config: ScanConfig,
+        backbone: models.Backbone,
+        heads: models.ClusterHeads,
+        *,
+        cached: bool = False,
+    ):
+        super().__init__(config, backbone, heads, cached=cached)
+        self.views = {}
+
+    @abc.abstractmethod
+    def assign(self, features: np.ndarray, indices: np.ndarray, *, seed: int) -> np.ndarray:
+        """The clusters of all images.
+
+        Args:
+            features: float32 [N,D] of the backbone, rows of unit length.
+            indices: int32 [N,K+1], the mined neighbours, column 0 the image itself.
+            seed: of everything random.
+
+        Returns:
+            int64 [N] in 0..C-1.
+        """
+
+    def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """There is nothing to minimise."""
+        raise TypeError(f"{self.config.name}: is not trained")
 
 
 class SelfLabel(Task):

@@ -19,6 +19,7 @@ from scan_tf.errors import ConfigError, DataError, MissingDataError
 from scan_tf.models import keras_networks, resnet, torch_files, torch_resnet
 from scan_tf.models.backbone import Backbone, Color, Provenance
 from scan_tf.models.efficientnet_lite import SIZES, EfficientNetLite
+from scan_tf.models.given import Given
 from scan_tf.models.torch_names import load_torch
 from scan_tf.models.wrapped import Wrapped
 
@@ -37,6 +38,8 @@ _LITE = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }
+# Features in place of a network: they cannot be exported.
+FEATURE_FILES = (".npy", ".npz", ".parquet")
 _FORMS = "lite0, lite1, lite2, keras:NAME, hub:PRESET, or a file or folder of weights"
 
 
@@ -54,7 +57,8 @@ def load_pretrained(
     Args:
         weights: `lite0`, `lite1`, `lite2` (EfficientNet-Lite), `keras:NAME` (Keras Applications),
             `hub:PRESET` (KerasHub), a `.keras` file, the folder of a SavedModel, or a state dict of
-            PyTorch with a ResNet in the layout of SCAN, MoCo, torchvision, lightly or solo-learn.
+            PyTorch with a ResNet in the layout of SCAN, MoCo, torchvision, lightly or solo-learn;
+            or features of the images themselves, as `Given` reads them.
         image_size: side to which it resizes images; None: that of its training, where it is known.
         dtype: Keras dtype policy, "float32" or "mixed_bfloat16".
         model: the ResNet of a state dict, which its tensors do not tell in full.
@@ -76,6 +80,8 @@ def load_pretrained(
     path = Path(weights)
     if (path / "saved_model.pb").is_file():
         return keras_networks.saved_model(path, image_size, dtype)
+    if path.suffix in FEATURE_FILES:
+        return Given(path, image_size=image_size or 224)
     if not path.is_file():
         raise ConfigError(f"pretext.weights: '{weights}' is no file and no name. Give {_FORMS}.")
     if path.suffix == ".keras":

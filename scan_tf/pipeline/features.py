@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from scan_tf.config import Config
 from scan_tf.data.image_set import ImageSet
+from scan_tf.errors import ConfigError
 from scan_tf.features import cache
 from scan_tf.features.embedding import embed
 from scan_tf.methods.task import Pretext
 from scan_tf.models import pretrained
 from scan_tf.models.backbone import Backbone
 from scan_tf.models.frozen import Frozen
+from scan_tf.models.given import Given
 from scan_tf.pipeline.run_dir import Run
+
+
+def has_network(config: Config) -> bool:
+    """Whether features of other images can be computed; not where those of a file are used."""
+    weights = getattr(config.pretext, "weights", "")
+    return Path(weights).suffix not in pretrained.FEATURE_FILES
+
+
+def check(config: Config) -> None:
+    """Refuse stages that look at views of images where there is no network for them.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if has_network(config):
+        return
+    why = f"{config.pretext.weights} holds features, and no network for views of images"  # type: ignore[attr-defined]
+    if config.selflabel.epochs:
+        raise ConfigError(f"selflabel.epochs: must be 0, got {config.selflabel.epochs}: {why}.")
+    if config.scan.cached_views and config.scan.augmentation != "none":
+        raise ConfigError(f"scan.cached_views: must be 0, got {config.scan.cached_views}: {why}.")
 
 
 def of_backbone(run: Run, backbone: Backbone, images: ImageSet, name: str | None) -> np.ndarray:
@@ -30,6 +56,8 @@ def of_pretext(run: Run, task: Pretext, images: ImageSet, name: str | None) -> n
 
 def of_frozen(run: Run, backbone: Frozen, images: ImageSet) -> np.ndarray:
     """Features float32 [N,D'] of the network inside, before anything that was fitted on them."""
+    if isinstance(backbone.network, Given):
+        return backbone.network.of(images.paths, len(images), run.config.data.path)
     progress = f"features of {images.split}" if run.config.runtime.progress else None
     return cache.cached(
         backbone.network.embed,

@@ -13,6 +13,7 @@ from typing import Any
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError
 from scan_tf.methods import catalog
+from scan_tf.methods.task import DirectClustering
 from scan_tf.pipeline.stage import STAGES, TRAINED
 from scan_tf.training.progress import duration
 
@@ -49,6 +50,8 @@ def passes(config: Config, stage: str) -> float:
         return float(counted if method.passes is None else method.passes)
     if stage == "selflabel":
         return 1 + _FORWARD  # the weak view goes forward alone
+    if issubclass(catalog.method_class("clustering", config.scan.name), DirectClustering):
+        return 0.0
     if config.scan.freeze_backbone:
         return _CACHED if config.scan.cached_views else 2 * _FORWARD
     return 2.0

@@ -15,13 +15,14 @@ from scan_tf.evaluation.consensus import Consensus
 from scan_tf.features.embedding import embed, head_probs
 from scan_tf.features.neighbors import restrict
 from scan_tf.methods import catalog
+from scan_tf.methods.task import DirectClustering
 from scan_tf.models.backbone import Backbone
 from scan_tf.models.frozen import Frozen
 from scan_tf.models.heads import ClusterHeads
 from scan_tf.models.weights import load_weights, save_weights
 from scan_tf.pipeline import build, features, learning, neighbors
 from scan_tf.pipeline.run_dir import Run
-from scan_tf.pipeline.selection import Best, Selection, validation
+from scan_tf.pipeline.selection import Best, Selection, Validation, validation
 from scan_tf.training.loader import CachedLoader, Order, compiled
 from scan_tf.training.loop import Batches
 
@@ -54,6 +55,8 @@ def run(run: Run) -> Result:
         _warm_up_heads(run, backbone, heads, kept, ~held_out, order)
     cached = isinstance(backbone, Frozen) or (config.freeze_backbone and config.cached_views > 0)
     task = build.new_clustering(run, backbone, heads, cached=cached)
+    if isinstance(task, DirectClustering):
+        return _direct(run, task, checked, indices)
     loader: Batches
     if cached:
         views = _cached_features(run, backbone, kept, ~held_out)
@@ -83,6 +86,29 @@ def run(run: Run) -> Result:
         "combine": config.combine,
         "agreement": found.agreement,
         "spread": found.spread,
+        **best,
+    }
+
+
+def _direct(run: Run, task: DirectClustering, checked: Validation, indices: np.ndarray) -> Result:
+    """Cluster all images at once, and fit the one head on what was found."""
+    seed, folder = run.seed("scan"), run.folder("scan")
+    rows = features.of_backbone(run, task.backbone, run.train_images, "features")
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    clusters = task.assign(unit, indices, seed=seed)
+    found = Consensus(clusters, np.ones(len(clusters)), 1.0, 0.0)
+    heads = ClusterHeads.linear(*consensus.classifier(rows, found, run.num_clusters, seed=seed))
+    task.networks = {"backbone": task.backbone, "heads": heads}
+    selection = Selection(run, task, checked)
+    selection(epoch=1)
+    best = selection.best
+    save_weights(folder / "weights.npz", task.networks, extra=dict(best))
+    files.write_text(folder / "best.json", json.dumps(best, indent=2) + "\n")
+    return {
+        "selection": run.config.scan.selection,
+        "combine": run.config.scan.combine,
+        "agreement": 1.0,
+        "spread": 0.0,
         **best,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from scan_tf.config import Config
-from scan_tf.pipeline import evaluate, sizes, status, summary
+from scan_tf.pipeline import evaluate, features, sizes, status, summary
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES
 
@@ -35,6 +35,7 @@ def run(config: Config, root: Path | str) -> dict[str, Any]:
 
 def run_all(run: Run) -> None:
     """`run` for a run directory that is open already; raises as it does."""
+    features.check(run.config)
     if not run.is_done("pretext"):
         # Refuse now what a later stage would refuse, after hours of training.
         test = run.images("test")
@@ -42,7 +43,10 @@ def run_all(run: Run) -> None:
             print(line)
         sizes.check(run.config, len(run.train_images), None if test is None else len(test))
     for stage in STAGES:
-        run_stage(run, stage)
+        if stage == "export" and not features.has_network(run.config):
+            print("export: left out: the features come from a file, there is no network to export.")
+        else:
+            run_stage(run, stage)
 
 
 def run_stage(run: Run, stage: str) -> None:

