@@ -113,6 +113,8 @@ class _Entry:
         minutes = sum(self._minutes().values())
         name = self.folder.name[len("2026-01-01-") :]
         link = f"[{name}]({top}{self.folder.parent.name}/{self.folder.name})"
+        if backbone := self.report.get("backbone"):
+            link += f" on frozen {backbone['name']}"
         return [data, link, *pretext, *clusterings, f"{minutes:.0f}"]
 
     def note(self) -> str:
@@ -129,9 +131,15 @@ class _Entry:
             ", ".join(f"{stage} {m:.1f}" for stage, m in self._minutes().items()) + " minutes",
             f"commit {environment['commit'][:7]}",
             environment["date"],
+            self._backbone(),
             environment["note"],
         ]
         return "; ".join(filter(None, parts)) + "."
+
+    def _backbone(self) -> str:
+        """How pretrained features were trained."""
+        backbone = self.report.get("backbone")
+        return f"features of {backbone['name']}, {backbone['trained']}" if backbone else ""
 
     def _matching(self) -> str:
         """Named where it is not the one to one mapping of the paper."""

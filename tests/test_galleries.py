@@ -54,6 +54,7 @@ def test_small_and_empty_clusters_show_an_image_once():
 
 
 SURE = np.full(300, 0.9)
+SUPERVISED = {"name": "a network", "trained": "on labelled photos", "labels": True}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,8 @@ SURE = np.full(300, 0.9)
         (np.arange(300) % 3, SURE, {"ece": 0.25}, ["off by 25 percentage points"]),
         (np.arange(30) % 3, SURE[:30], {}, ["only 10.0 images for each cluster"]),
         (np.arange(300) % 3, SURE, {"skipped": 1}, ["1 file could not be read"]),
+        (np.arange(300) % 3, SURE, {"backbone": SUPERVISED}, ["no result of learning without"]),
+        (np.arange(300) % 3, SURE, {"backbone": SUPERVISED | {"labels": False}}, []),
         (np.arange(300) % 3, SURE, {"exact_duplicates": 2}, ["2 images are the same, pixel by"]),
     ],
 )

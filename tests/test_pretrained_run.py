@@ -80,6 +80,9 @@ def test_the_report_and_the_saved_model_are_of_the_clustering(run_dir, tmp_path)
     report = json.loads((run_dir / "eval" / "report.json").read_text(encoding="utf-8"))
     assert report["selflabel"] is None
     assert report["scan"]["acc"] > 0.9
+    assert report["backbone"]["name"] == "network.keras"
+    page = (run_dir / "eval" / "report.html").read_text(encoding="utf-8")
+    assert "The features are those of network.keras; whether labels were used" in page
     images = tiny_runs.opened(run_dir).images("test")
     predict(run_dir, list(images.paths), tmp_path / "out.csv")
     lines = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[1:]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 # A mean confidence below this says that the clusters do not part the images clearly.
@@ -22,6 +25,7 @@ def remarks(
     ece: float | None = None,
     skipped: int = 0,
     exact_duplicates: int = 0,
+    backbone: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Sentences, the gravest first; none where nothing stands out.
 
@@ -32,6 +36,8 @@ def remarks(
         ece: expected calibration error 0..1, where labels tell it.
         skipped: files that could not be read.
         exact_duplicates: images whose pixels are those of another one before them.
+        backbone: where pretrained features come from: `name`, `trained`, and `labels`, whether
+            human labels were used, None: not known.
     """
     count, found = len(clusters), []
     sizes = np.bincount(clusters, minlength=num_clusters)
@@ -66,6 +72,14 @@ def remarks(
         found.append(
             f"There are only {equal:.1f} images for each cluster; with fewer clusters each would "
             "rest on more."
+        )
+    if backbone is not None and backbone["labels"] is not False:
+        found.append(
+            f"The features are those of {backbone['name']} ({backbone['trained']}), so that this "
+            "is no result of learning without labels."
+            if backbone["labels"]
+            else f"The features are those of {backbone['name']}; whether labels were used to train "
+            "it is not known."
         )
     if exact_duplicates:
         is_one = exact_duplicates == 1

@@ -43,6 +43,8 @@ class Report(TypedDict):
     kmeans_pixels: dict[str, Any]
     # Of k-means on colour histograms.
     kmeans_colors: dict[str, Any]
+    # Where pretrained features come from: name, trained, licence, labels; None: learned here.
+    backbone: dict[str, Any] | None
     # How the clustering was made of the heads, and how far those agree; None: not looked at.
     heads: dict[str, Any] | None
     scan: dict[str, Any] | None
@@ -108,6 +110,8 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
             cells = "".join(f"{percent(scores[k]):>8}" for k in ("acc", "nmi", "ari"))
             lines.append(f"{name:28}{cells}{scores['num_clusters_used']:>16.0f}")
     lines += ["", f"pretext: {_pretext_scores(report['pretext'])}"]
+    if backbone := report.get("backbone"):
+        lines.append(f"features: {backbone['name']}, frozen; trained: {backbone['trained']}")
     if heads := report.get("heads"):
         lines.append(
             f"cluster heads: NMI {heads['agreement']:.2f} between two of them; kept is the "

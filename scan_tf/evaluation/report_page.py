@@ -35,6 +35,7 @@ def write(
     seed: int,
     mined: neighbors.Neighbors | None = None,
     cluster_names: Sequence[str] | None = None,
+    backbone: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page about a clustering.
 
@@ -52,6 +53,7 @@ def write(
         seed: of the neighbours, and of the choice of images where there are too many.
         mined: neighbours of these images; None: they are mined from the features.
         cluster_names: C names, "" for a cluster without one.
+        backbone: where pretrained features come from, as for `remarks`; None: they were learned.
     """
     paths = [*(images.paths or ()), *images.skipped]
     below = _below(paths)
@@ -86,6 +88,7 @@ def write(
                 ece=(last.get("calibration") or {}).get("ece"),
                 skipped=len(images.skipped),
                 exact_duplicates=found.surplus,
+                backbone=backbone,
             ),
             skipped=below[len(paths) - len(images.skipped) :],
             duplicates=found,

@@ -121,6 +121,7 @@ def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
         "kmeans_features": baselines["kmeans_features"],
         "kmeans_pixels": baselines["kmeans_pixels"],
         "kmeans_colors": baselines["kmeans_colors"],
+        "backbone": records["pretext"].result.get("backbone"),
         "heads": _heads(records["scan"].result),
         "scan": None,
         "selflabel": None,

@@ -58,6 +58,7 @@ def write(
         points=points,
         seed=run.config.seed,
         mined=mined,
+        backbone=found["backbone"],
     )
 
 
