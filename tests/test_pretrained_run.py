@@ -159,3 +159,21 @@ def test_images_without_features_are_named(features_run, tmp_path, capsys):
     np.save(tmp_path / "order.npy", stored["train"][1:])
     assert start(tmp_path / "order.npy") == 2
     assert "59 rows for 60 images" in capsys.readouterr().err
+
+
+def test_the_network_is_trained_further_where_it_is_not_frozen(run_dir, tmp_path):
+    tuned = tmp_path / "run"
+    tuned.mkdir()
+    shutil.copy(run_dir / "config.yaml", tuned)
+    asked = ["pretext.frozen=false", "selflabel.epochs=2", "selflabel.threshold=0.4"]
+    assert tiny_runs.scan_tf("run", "--run-dir", tuned, "scan.epochs=2", *asked) == 0
+    stored = {
+        stage: files.read_npz(tuned / stage / "weights.npz")[0]
+        for stage in ("pretext", "scan", "selflabel")
+    }
+    kernel = next(n for n in stored["pretext"] if n.startswith("backbone/") and "kernel" in n)
+    # The heads alone are trained in the stage whose backbone is frozen.
+    np.testing.assert_array_equal(stored["scan"][kernel], stored["pretext"][kernel])
+    assert np.abs(stored["selflabel"][kernel] - stored["scan"][kernel]).max() > 1e-6
+    exported = json.loads((tuned / "status" / "export.json").read_text(encoding="utf-8"))
+    assert exported["result"]["agreement"] == 1

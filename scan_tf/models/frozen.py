@@ -1,4 +1,4 @@
-"""A pretrained network that is not trained further, and what is made of its features."""
+"""A pretrained network, and what is made of its features."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from scan_tf.errors import ConfigError
 from scan_tf.models import reduction
 from scan_tf.models.backbone import Backbone, assign
 
@@ -18,20 +19,24 @@ class Frozen(Backbone):
     Centre and components are constants of the set that the features were fitted on (principal
     components, as the inputs of cluster heads; length 1, since neighbours go by the cosine). They
     are the only variables that are saved and carried; the network itself is loaded again by name.
+    Where it is tuned, its variables are saved with them.
 
     Args:
         network: the pretrained network, of features [B,D'].
         image_size: side of the images that come in; the network resizes them to its own.
         dim: D, how many principal components are kept; None: all D' features.
+        tuned: whether its weights are trained further; BatchNorm keeps the statistics that it
+            came with, since small batches of few images have worse ones.
+
+    Raises:
+        ConfigError: `tuned`, and it has no weights that could be trained.
 
     Attributes:
         network: as given.
     """
 
-    trainable_variables: tuple[Any, ...] = ()
-
-    def __init__(self, network: Backbone, *, image_size: int, dim: int | None):
-        self.network, self.image_size = network, image_size
+    def __init__(self, network: Backbone, *, image_size: int, dim: int | None, tuned: bool = False):
+        self.network, self.image_size, self.tuned = network, image_size, tuned
         self.mean, self.std = network.mean, network.std
         self.dtype_policy, self.provenance = network.dtype_policy, network.provenance
         width = network.feature_dim
@@ -41,21 +46,30 @@ class Frozen(Backbone):
         self.components = keras.Variable(
             np.eye(width, self.feature_dim, dtype=np.float32), trainable=False, name="components"
         )
-        self.variables = [self.center, self.components]
-        self.non_trainable_variables = self.variables
+        constants = [self.center, self.components]
+        self.variables = [*constants, *network.variables] if tuned else constants
+        self.trainable_variables = [v for v in self.variables if tuned and v.trainable]
+        self.non_trainable_variables = [v for v in self.variables if not (tuned and v.trainable)]
+        if tuned and not self.trainable_variables:
+            name = network.provenance.name if network.provenance else type(network).__name__
+            raise ConfigError(
+                f"pretext.frozen: must be true: {name} has no weights that could be trained."
+            )
 
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features f32 [B,D] of normalised images [B,S,S,3], whatever `training` says."""
-        return self._project(tf.stop_gradient(self.network(x, training=False)))
+        features = self.network(x, training=False)
+        return self._project(features if self.tuned else tf.stop_gradient(features))
 
     @property
     def parts(self) -> list[Any]:
         """The constants, and every variable of the network."""
-        return [*self.variables, *self.network.parts]
+        return [self.center, self.components, *self.network.parts]
 
     def copy(self, dtype: str) -> Frozen:
         """The same with the network computing in another Keras dtype policy."""
-        new = Frozen(self.network.copy(dtype), image_size=self.image_size, dim=self._dim)
+        network = self.network.copy(dtype)
+        new = Frozen(network, image_size=self.image_size, dim=self._dim, tuned=self.tuned)
         assign(new, self)
         return new
 

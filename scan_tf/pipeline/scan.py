@@ -53,7 +53,8 @@ def run(run: Run) -> Result:
     heads = build.new_heads(run, backbone, config.num_heads)
     if config.head_epochs:
         _warm_up_heads(run, backbone, heads, kept, ~held_out, order)
-    cached = isinstance(backbone, Frozen) or (config.freeze_backbone and config.cached_views > 0)
+    still = config.freeze_backbone or not backbone.trainable_variables
+    cached = still and (isinstance(backbone, Frozen) or config.cached_views > 0)
     task = build.new_clustering(run, backbone, heads, cached=cached)
     if isinstance(task, DirectClustering):
         return _direct(run, task, checked, indices)

@@ -40,6 +40,10 @@ class Config(PretextConfig):
     dim: int | None = setting(
         128, low=2, help="principal components that are kept; null: all features"
     )
+    frozen: bool = setting(
+        True,
+        help="false: scan (unless scan.freeze_backbone) and selflabel train the network further",
+    )
 
 
 class Method(Pretext):
@@ -69,7 +73,8 @@ class Method(Pretext):
         )
         # So few images span no more directions.
         dim = None if config.dim is None else max(1, min(config.dim, num_images - 1))
-        return models.Frozen(network, image_size=images["image_size"], dim=dim)
+        size = images["image_size"]
+        return models.Frozen(network, image_size=size, dim=dim, tuned=not config.frozen)
 
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """There is nothing to minimise."""
