@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from scan_tf.evaluation.consensus import Consensus
 from scan_tf.features.embedding import embed, head_probs
 from scan_tf.features.neighbors import restrict
 from scan_tf.methods import catalog
+from scan_tf.methods.task import Clustering
 from scan_tf.models.backbone import Backbone
 from scan_tf.models.frozen import Frozen
 from scan_tf.models.heads import ClusterHeads
@@ -38,31 +40,11 @@ class Result(Best):
 
 def run(run: Run) -> Result:
     """Train the cluster heads, and the backbone with them; keep the best epoch and head."""
-    indices = neighbors.mined(run).indices
-    config, folder, train = run.config.scan, run.folder("scan"), run.train_images
-    checked = validation(run)
-    held_out = checked.held_out
-    kept = train.subset(~held_out) if held_out.any() else train
-    near = restrict(indices, ~held_out)
-    if not catalog.method_class("clustering", config.name).draws_itself:
-        near = near[:, 1:]
-    order = learning.new_order(run, "scan", len(kept), near)
-
-    backbone = build.trained_pretext(run).backbone
-    heads = build.new_heads(run, backbone, config.num_heads)
-    if config.head_epochs:
-        _warm_up_heads(run, backbone, heads, kept, ~held_out, order)
-    cached = isinstance(backbone, Frozen) or (config.freeze_backbone and config.cached_views > 0)
-    task = build.new_clustering(run, backbone, heads, cached=cached)
-    loader: Batches
-    if cached:
-        views = _cached_features(run, backbone, kept, ~held_out)
-        loader = CachedLoader(views, task.views, order)
-    else:
-        loader = learning.new_loader(run, "scan", kept, task, order=order)
-    selection = Selection(run, task, checked)
+    config, folder = run.config.scan, run.folder("scan")
+    task, loader, selection = prepared(run, folder)
     learning.train(run, config, folder, task, loader, hook=selection)
 
+    backbone, heads = task.backbone, task.heads
     best = selection.best
     load_weights(selection.path, task.networks)
     kept_head, found = _combine(run, backbone, heads, best["head"])
@@ -87,6 +69,36 @@ def run(run: Run) -> Result:
     }
 
 
+def prepared(run: Run, folder: Path) -> tuple[Clustering, Batches, Selection]:
+    """The task of the stage, its batches, and the choice among its epochs and heads.
+
+    Heads that are to be trained alone first have been, in `folder`.
+    """
+    indices = neighbors.mined(run).indices
+    config, train = run.config.scan, run.train_images
+    checked = validation(run)
+    held_out = checked.held_out
+    kept = train.subset(~held_out) if held_out.any() else train
+    near = restrict(indices, ~held_out)
+    if not catalog.method_class("clustering", config.name).draws_itself:
+        near = near[:, 1:]
+    order = learning.new_order(run, "scan", len(kept), near)
+
+    backbone = build.trained_pretext(run).backbone
+    heads = build.new_heads(run, backbone, config.num_heads)
+    if config.head_epochs:
+        _warm_up_heads(run, backbone, heads, kept, ~held_out, order, folder / "heads")
+    cached = isinstance(backbone, Frozen) or (config.freeze_backbone and config.cached_views > 0)
+    task = build.new_clustering(run, backbone, heads, cached=cached)
+    loader: Batches
+    if cached:
+        views = _cached_features(run, backbone, kept, ~held_out)
+        loader = CachedLoader(views, task.views, order)
+    else:
+        loader = learning.new_loader(run, "scan", kept, task, order=order)
+    return task, loader, Selection(run, task, checked, folder / "best.npz")
+
+
 def _combine(
     run: Run, backbone: Backbone, heads: ClusterHeads, best: int
 ) -> tuple[ClusterHeads, Consensus]:
@@ -107,9 +119,9 @@ def _warm_up_heads(
     images: ImageSet,
     kept: np.ndarray,
     order: Order,
+    folder: Path,
 ) -> None:
     """Train the heads alone for `head_epochs` on cached features; done once."""
-    folder = run.folder("scan") / "heads"
     if (folder / "weights.npz").exists():
         load_weights(folder / "weights.npz", {"heads": heads})
         return

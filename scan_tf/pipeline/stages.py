@@ -29,18 +29,26 @@ def run(config: Config, root: Path | str) -> dict[str, Any]:
             stays in the run directory, and the same call goes on from there.
     """
     run = Run(config, Path(root))
+    begin(run)
     run_all(run)
     return dict(evaluate.read_report(run))
 
 
+def begin(run: Run) -> None:
+    """Say what was understood of the images, and refuse what a later stage would refuse.
+
+    Nothing is done where the pretext has ended. Raises DataError, StageError or ConfigError.
+    """
+    if run.is_done("pretext"):
+        return
+    test = run.images("test")
+    for line in summary.lines(run, evaluate.images_of(run, evaluate.evaluated_split(run))):
+        print(line)
+    sizes.check(run.config, len(run.train_images), None if test is None else len(test))
+
+
 def run_all(run: Run) -> None:
-    """`run` for a run directory that is open already; raises as it does."""
-    if not run.is_done("pretext"):
-        # Refuse now what a later stage would refuse, after hours of training.
-        test = run.images("test")
-        for line in summary.lines(run, evaluate.images_of(run, evaluate.evaluated_split(run))):
-            print(line)
-        sizes.check(run.config, len(run.train_images), None if test is None else len(test))
+    """Run every stage that is not done yet, after `begin`; raises as `run` does."""
     for stage in STAGES:
         run_stage(run, stage)
 
