@@ -8,8 +8,11 @@ from typing import Any
 
 import keras
 
+from scan_tf.augment import host, policies
 from scan_tf.config import Config
-from scan_tf.pipeline import evaluate, sizes, status, summary
+from scan_tf.errors import ConfigError
+from scan_tf.features import approximate
+from scan_tf.pipeline import evaluate, savedmodel, sizes, status, summary
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES
 
@@ -41,10 +44,26 @@ def begin(run: Run) -> None:
     """
     if run.is_done("pretext"):
         return
-    test = run.images("test")
     for line in summary.lines(run, evaluate.images_of(run, evaluate.evaluated_split(run))):
         print(line)
-    sizes.check(run.config, len(run.train_images), None if test is None else len(test))
+    check(run)
+
+
+def check(run: Run) -> None:
+    """Refuse now what a later stage would refuse, after hours of training; raises as `begin`."""
+    config, train, test = run.config, run.train_images, run.images("test")
+    sizes.check(config, len(train), None if test is None else len(test))
+    if config.neighbors.index == "hnsw":
+        approximate.hnsw_library()
+    policies.check(config.augment)
+    maker = policies if config.augment.backend == "device" else host
+    for stage in ("scan", "selflabel"):
+        name = getattr(config, stage).augmentation
+        try:
+            maker.make(name, config.augment, size=train.image_size, mean=train.mean)
+        except ConfigError as error:
+            raise ConfigError(f"{stage}.{error}") from error
+    savedmodel.check_place(run.folder("export"))
 
 
 def run_all(run: Run) -> None:
