@@ -54,6 +54,16 @@ def test_settings_are_listed_by_section_and_method(capsys):
     assert "no 'skan'. Did you mean 'scan'?" in capsys.readouterr().err
 
 
+def test_the_page_of_settings_is_up_to_date(capsys):
+    assert scan_tf("settings", "--markdown") == 0
+    written = capsys.readouterr().out
+    there = (CONFIGS.parent / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert there == written, "Run: scan-tf settings --markdown > docs/settings.md"
+    for name in ("scan.optimizer.lr", "pretext.queue_size", "scan.beta", "selflabel.threshold"):
+        assert f"\n| `{name}` | `" in written
+    assert "|  |" not in written  # a setting without a meaning
+
+
 FOLDER = "folder_from_scratch"
 
 
