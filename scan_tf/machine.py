@@ -51,6 +51,12 @@ def resolve(config: RuntimeConfig) -> Device:
     return Device("gpu" if gpu else "cpu", dtype, jit, jit_augment=rest, jit_heads=rest)
 
 
+def in_words(device: Device) -> str:
+    """What computes, and in which precision."""
+    kind = ", ".join(hardware()["accelerators"]) if device.kind == "gpu" else f"{num_cpus()} CPUs"
+    return f"{kind} in {device.dtype}"
+
+
 def num_cpus() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

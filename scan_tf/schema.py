@@ -163,11 +163,17 @@ def _as_yaml(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known name, and all of them."""
+def did_you_mean(name: str, known: Iterable[str], *, near: Iterable[str] = ()) -> str:
+    """The end of an error message: the nearest known name, and all of them.
+
+    Args:
+        name: what was asked for.
+        known: names that are listed.
+        near: more that may be the nearest one.
+    """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
+    found = difflib.get_close_matches(name, sorted({*known, *near}), n=1)
+    hint = f"Did you mean '{found[0]}'? " if found else ""
     return f"{hint}Available: {', '.join(known)}."
 
 

@@ -62,6 +62,11 @@ def test_features_are_computed_once(rng, tmp_path, chunks):
     np.testing.assert_array_equal(second, first)
 
 
+def test_a_bar_is_for_terminals_only(rng, tmp_path, capfd):
+    run(Network(), image_set(rng, 5), tmp_path, progress="features")
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("count", [1, 7, 8, 16, 17])
 def test_numbers_of_images(rng, tmp_path, chunks, count):
     images = image_set(rng, count)

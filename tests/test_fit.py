@@ -129,7 +129,8 @@ def test_the_steps_take_and_give_values(monkeypatch, tmp_path, capfd):
     learned = scan_tf.learn_features(grey(), **SETTINGS)
     assert (learned.features.shape, learned.features.dtype) == ((48, 8), np.float32)
     np.testing.assert_allclose(np.linalg.norm(learned.features, axis=1), 1, rtol=1e-4)
-    neighbors = scan_tf.mine(learned.features, learned.run.config.neighbors, k=3, seed=0)
+    neighbors = scan_tf.mine(learned)
+    assert neighbors.indices.shape == (48, 1 + SETTINGS["neighbors"]["k"])
     clustered = scan_tf.train_heads(learned, neighbors, 3, scan__epochs=1)
     assert clustered.probabilities_.shape == (48, 3)
     assert (clustered.config.scan.epochs, clustered.config.scan.num_heads) == (1, 2)
@@ -139,13 +140,38 @@ def test_the_steps_take_and_give_values(monkeypatch, tmp_path, capfd):
     assert not np.array_equal(refined.probabilities_, clustered.probabilities_)
     with pytest.raises(DataError, match="this is labelled already"):
         scan_tf.self_label(refined)
-    few = scan_tf.mine(learned.features[:40], learned.run.config.neighbors, k=3, seed=0)
+    few = scan_tf.mine(learned.features[:40], neighbors__k=3)
     with pytest.raises(DataError, match="neighbors: of 40 images, expected 48"):
         scan_tf.train_heads(learned, few, 3)
     assert capfd.readouterr().out == ""
     del learned, clustered, refined
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_neighbors_of_features_from_anywhere(capfd):
+    angles = np.linspace(0, 3, 20)
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    mined = scan_tf.mine(rows, neighbors__k=2)
+    assert mined.indices.dtype == np.int32
+    np.testing.assert_array_equal(mined.indices[:, 0], np.arange(20))
+    assert set(mined.indices[5, 1:]) == {4, 6}
+    with pytest.raises(ConfigError, match=r"neighbors.k = 20 needs at least 21 images, got 20"):
+        scan_tf.mine(rows)
+    with pytest.raises(ConfigError, match="unknown key 'neighbors.n'"):
+        scan_tf.mine(rows, neighbors__n=2)
+    with pytest.raises(DataError, match="zero"):
+        scan_tf.mine(rows * 0, neighbors__k=2)
+    assert capfd.readouterr().out == ""
+
+
+def test_clusters_are_scored_without_being_counted():
+    labels, clusters = np.array([0, 0, 1, 1, 2]), np.array([1, 1, 0, 0, 0])
+    scores = scan_tf.cluster_scores(labels, clusters)
+    assert scores == scan_tf.cluster_scores(labels, clusters, num_clusters=2, num_classes=3)
+    assert (scores["acc"], scores["mapping"], scores["cluster_sizes"]) == (0.8, [1, 0], [3, 2])
+    probs = np.eye(4, dtype=np.float32)[clusters]
+    assert scan_tf.cluster_scores(None, clusters, probs=probs)["cluster_sizes"] == [3, 2, 0, 0]
 
 
 # The estimator

@@ -34,8 +34,8 @@ def test_the_first_steps_tell_of_the_stages_after():
     left = plan.remaining(SETTINGS, {"pretext": PRETEXT})
     assert list(left) == ["pretext", "neighbors", "scan", "selflabel", "evaluate", "export"]
     assert left["pretext"] == 240 / 2
-    # As many passes as SimCLR has: two views, forward and back.
-    assert left["scan"] == pytest.approx(200 / 2 + 7)
+    # As many passes as SimCLR has, two views forward and back, and a score of every epoch.
+    assert left["scan"] == pytest.approx(200 / 2 * (2 + 1 / 3) / 2 + 7)
     # One view forward and back, one forward.
     assert left["selflabel"] == pytest.approx(150 / 2 * (4 / 3) / 2 + 7)
     assert plan.remaining(SETTINGS, {}) == {}
@@ -45,7 +45,56 @@ def test_what_was_measured_later_counts_more():
     scan = Seen(step=100, total=200, steps_per_second=1.0)
     left = plan.remaining(SETTINGS, {"pretext": PRETEXT, "scan": scan})
     assert left["scan"] == 100
-    assert left["selflabel"] == pytest.approx(150 * (4 / 3) / 2)
+    assert left["selflabel"] == pytest.approx(150 * (4 / 3) / (2 + 1 / 3))
+
+
+def test_the_views_of_heads_alone_are_counted():
+    cached = config.from_dict(
+        config.to_dict(SETTINGS) | {"scan": {"batch_size": 100, "head_epochs": 5}}
+    )
+    left = [
+        plan.remaining(
+            dataclasses.replace(cached, scan=dataclasses.replace(cached.scan, cached_views=views)),
+            {"pretext": PRETEXT},
+        )["scan"]
+        for views in (0, 3)
+    ]
+    # 400 passes a second.
+    assert left[1] - left[0] == pytest.approx(3 * 1000 * (1 / 3) / 400)
+
+
+FROZEN = config.from_dict(
+    {
+        "pretext": "pretrained",
+        "scan": {"name": "temi", "epochs": 20, "batch_size": 100},
+        "selflabel": {"epochs": 0},
+    }
+)
+HEADS = Seen(step=0, total=200, steps_per_second=100.0, compile_s=8.0)
+
+
+def test_of_a_finished_network_the_heads_are_planned():
+    assert plan.trained(SETTINGS) == ["pretext", "scan", "selflabel"]
+    assert plan.trained(FROZEN) == ["scan"]
+    left = plan.remaining(FROZEN, {"scan": HEADS})
+    assert left["scan"] == 2
+    assert (left["pretext"], left["neighbors"], left["selflabel"]) == (0, 5, 0)
+    chosen, told = plan.within(FROZEN, {"scan": HEADS}, 100)
+    assert chosen.scan.epochs > 20
+    assert chosen.pretext == FROZEN.pretext
+    assert chosen.selflabel.epochs == 0
+    assert 99 < sum(told.values()) <= 100
+    with pytest.raises(ConfigError, match="--minutes: too few: one epoch of each stage takes abou"):
+        plan.within(FROZEN, {"scan": HEADS}, 30)
+
+
+def test_what_heads_do_not_tell_is_left_out():
+    tuned = dataclasses.replace(FROZEN, selflabel=SETTINGS.selflabel)
+    assert "selflabel" not in plan.remaining(tuned, {"scan": HEADS})
+    tuning = Seen(step=0, total=150, steps_per_second=1.0, compile_s=5.0)
+    chosen, told = plan.within(tuned, {"scan": HEADS, "selflabel": tuning}, 200)
+    assert (chosen.scan.epochs, chosen.selflabel.epochs) == (18, 13)
+    assert told["selflabel"] == 13 * 10 + 5
 
 
 def test_passes_of_methods():
@@ -60,22 +109,23 @@ def test_passes_of_methods():
 
 
 def test_epochs_are_fitted_to_a_time():
-    fresh = dataclasses.replace(PRETEXT, step=0)
     for budget in (120, 300, 1000):
-        chosen = plan.within(SETTINGS, fresh, budget)
-        total = 10 * chosen.pretext.epochs
-        left = plan.remaining(chosen, {"pretext": dataclasses.replace(fresh, total=total)})
-        # The compilation of the pretext is not in `left`, for it was measured.
-        spent = sum(left.values()) + fresh.compile_s
-        longest_epochs = 5 + 5 + 10 / 3
-        assert budget - longest_epochs < spent <= budget
-    assert plan.within(SETTINGS, fresh, 1000).pretext.epochs > SETTINGS.pretext.epochs
+        chosen, told = plan.within(SETTINGS, {"pretext": PRETEXT}, budget)
+        longest_epochs = 5 + 6 + 10 / 3
+        assert budget - longest_epochs < sum(told.values()) <= budget
+        # What the plan says is what the stages will say of themselves, and compiling.
+        fresh = Seen(0, 10 * chosen.pretext.epochs, 2.0, 7.0)
+        left = plan.remaining(chosen, {"pretext": fresh})
+        assert told == pytest.approx(left | {"pretext": left["pretext"] + 7})
+    assert chosen.pretext.epochs > SETTINGS.pretext.epochs
+    shares = [getattr(chosen, s).epochs / getattr(SETTINGS, s).epochs for s in plan.trained(chosen)]
+    assert max(shares) == pytest.approx(min(shares), rel=0.1)
 
 
 def test_too_short_a_time_is_refused():
     message = "--minutes: too few: one epoch of each stage takes .*, and 30 s are left"
     with pytest.raises(ConfigError, match=message):
-        plan.within(SETTINGS, dataclasses.replace(PRETEXT, step=0), 30)
+        plan.within(SETTINGS, {"pretext": PRETEXT}, 30)
 
 
 def test_batches_are_fitted_to_few_images():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import warnings
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import tiny_runs
 
 from scan_tf import files
 from scan_tf.features.embedding import embed, head_probs
-from scan_tf.pipeline import build
+from scan_tf.pipeline import build, timing
 from scan_tf.pipeline.prediction import predict
 
 
@@ -177,3 +178,24 @@ def test_the_network_is_trained_further_where_it_is_not_frozen(run_dir, tmp_path
     assert np.abs(stored["selflabel"][kernel] - stored["scan"][kernel]).max() > 1e-6
     exported = json.loads((tuned / "status" / "export.json").read_text(encoding="utf-8"))
     assert exported["result"]["agreement"] == 1
+
+
+def test_minutes_are_planned_by_the_heads(eager, run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(timing, "_TIMED_S", 0.0)
+    run = tiny_runs.opened(tiny_runs.copy(run_dir, tmp_path / "run", without="scan"))
+    timing.fit(run, 300, time.monotonic())
+    said = capsys.readouterr().out
+    assert "neighbors: done before" in said
+    epochs = run.config.scan.epochs
+    assert epochs > 30
+    assert f"--minutes 5: scan {epochs} epochs. Planned: about " in said
+    assert (run.config.selflabel.epochs, run.config.pretext.epochs) == (0, 30)
+    assert not run.folder("scan").exists()
+
+
+def test_minutes_of_a_last_stage_on_frozen_features(eager, run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "_TIMED_S", 0.0)
+    tiny_runs.copy(run_dir, tmp_path / "run", without="scan")
+    run = tiny_runs.opened(tmp_path / "run", "selflabel.epochs=5")
+    timing.fit(run, 300, time.monotonic())
+    assert run.config.scan.epochs / run.config.selflabel.epochs == pytest.approx(6, rel=0.2)

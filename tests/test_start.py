@@ -54,6 +54,16 @@ def test_settings_are_listed_by_section_and_method(capsys):
     assert "no 'skan'. Did you mean 'scan'?" in capsys.readouterr().err
 
 
+def test_the_page_of_settings_is_up_to_date(capsys):
+    assert scan_tf("settings", "--markdown") == 0
+    written = capsys.readouterr().out
+    there = (CONFIGS.parent / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert there == written, "Run: scan-tf settings --markdown > docs/settings.md"
+    for name in ("scan.optimizer.lr", "pretext.queue_size", "scan.beta", "selflabel.threshold"):
+        assert f"\n| `{name}` | `" in written
+    assert "|  |" not in written  # a setting without a meaning
+
+
 FOLDER = "folder_from_scratch"
 
 
@@ -65,6 +75,9 @@ FOLDER = "folder_from_scratch"
         (["run", "--config", "digits_simclr", "scan.epochs=0"], 2, "scan.epochs: must be at least"),
         (["run", "--config", "cifar10_simclr", "data.path=nowhere"], 3, "nowhere: no such folder"),
         (["run", "--config", "cifar10_simclr", "data.path=."], 3, "'cifar10' is not prepared"),
+        (["run", "--config", "digits_simclr", "data.name=digts"], 2, "Did you mean 'digits'?"),
+        (["run", "--config", "digits_simclr", "data.name=mnits"], 2, "Did you mean 'mnist'?"),
+        (["run", "--config", "digits_simclr", "data.name=mnist"], 3, "'mnist' is not prepared"),
         (["run", "--config", FOLDER, "data.path=nowhere"], 3, "nowhere: no such folder"),
         (["run", "--config", FOLDER, "data.path=."], 2, "no images"),
         (["run", "--config", FOLDER], 2, "data.path: data.name 'folder' needs it"),
@@ -82,7 +95,7 @@ def test_a_refusal_loads_no_tensorflow(arguments, code, message, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(CONFIGS.parent)},
+        env=os.environ | {"PYTHONPATH": str(CONFIGS.parent), "TFDS_DATA_DIR": "nowhere"},
         capture_output=True,
         text=True,
     )
@@ -92,10 +105,14 @@ def test_a_refusal_loads_no_tensorflow(arguments, code, message, tmp_path):
 
 def test_data_that_is_there_is_not_refused(tmp_path):
     sources.check(sources.DataConfig("digits"))
-    sources.check(sources.DataConfig("mnist"))  # only tensorflow-datasets can tell
-    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
-    (tmp_path / "cifar10" / "3.0.2" / "dataset_info.json").touch()
-    sources.check(sources.DataConfig("cifar10", str(tmp_path)))
+    # A set of somebody's own is known by what is prepared of it.
+    for name in ("cifar10", "mine"):
+        (tmp_path / name / "3.0.2").mkdir(parents=True)
+        (tmp_path / name / "3.0.2" / "dataset_info.json").touch()
+        sources.check(sources.DataConfig(name, str(tmp_path)))
+    sources.check(sources.DataConfig("tfds:mine:3.0.2", str(tmp_path)))
+    with pytest.raises(ConfigError, match="no data set 'other', and nothing is prepared in "):
+        sources.check(sources.DataConfig("other", str(tmp_path)))
 
 
 def test_what_tensorflow_says_at_its_start_is_kept_back_and_all_else_is_not():

@@ -15,6 +15,7 @@ from tiny_runs import scan_tf
 
 from scan_tf import config
 from scan_tf.data import from_array
+from scan_tf.machine import Device, num_cpus
 from scan_tf.pipeline import preview, summary
 from scan_tf.pipeline.stage import STAGES
 from scan_tf.training.progress import Progress
@@ -86,8 +87,10 @@ def images(count: int, labels=None):
     return from_array(np.full((count, 8, 8), 7, np.uint8), labels)
 
 
-def told(train, evaluated, pretext=None) -> list[str]:
+def told(train, evaluated, pretext=None, **sections) -> list[str]:
     run = types.SimpleNamespace(train_images=train, pretext_images=pretext or train, num_clusters=2)
+    run.config = config.from_dict(sections)
+    run.device = Device("cpu", "float32", jit_step=False, jit_augment=True)
     return list(summary.lines(run, evaluated))
 
 
@@ -97,6 +100,7 @@ def test_splits_classes_and_labels_are_told():
         "array: images of 8 x 8 pixels, 2 clusters",
         "  train: 6 images of 2 classes (a 3, b 3), scored",
         "  labels are read for the scores alone",
+        f"  steps: pretext 0, scan 0, selflabel 0; on {num_cpus()} CPUs in float32",
     ]
     lines = told(train, test, pretext=images(1234))
     assert lines[1] == "  1,234 images for the pretext"
@@ -104,7 +108,21 @@ def test_splits_classes_and_labels_are_told():
         "  train: 6 images of 2 classes (a 3, b 3)",
         "  train: 3 images of 2 classes (0 2, 1 1), scored",
     ]
-    assert told(images(4), images(4))[-1].startswith("  no labels: scores that compare")
+    assert told(images(4), images(4))[-2].startswith("  no labels: scores that compare")
+
+
+def test_the_steps_that_lie_ahead_are_told():
+    sections = {
+        "pretext": {"epochs": 3, "batch_size": 10},
+        "scan": {"epochs": 2, "batch_size": 7, "selection": "heldout"},
+        "selflabel": {"epochs": 5, "batch_size": 30},
+    }
+    train = images(30)
+    # Of 30 images 3 are held out; pretexts may have images of their own.
+    lines = told(train, train, pretext=images(1000), **sections)
+    assert lines[-1].startswith("  steps: pretext 300, scan 6, selflabel 5; on ")
+    lines = told(train, train, **sections | {"pretext": "pretrained", "selflabel": {"epochs": 0}})
+    assert lines[-1].startswith("  steps: scan 6; on ")
 
 
 # A first look

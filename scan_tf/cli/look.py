@@ -27,6 +27,7 @@ def add(commands: Any) -> None:
     )
     settings.add_argument("section", nargs="?", metavar="SECTION", help="e.g. scan.optimizer")
     settings.add_argument("overrides", nargs="*", metavar="key=value", help="other defaults")
+    settings.add_argument("--markdown", action="store_true", help="all of them, as a page")
     settings.set_defaults(function=_settings)
 
     text = "show what of a run is done, and how long the rest takes"
@@ -47,8 +48,12 @@ def _configs(_: argparse.Namespace) -> None:
 
 def _settings(arguments: argparse.Namespace) -> None:
     from scan_tf import config, reading, schema
+    from scan_tf.cli import settings_page
     from scan_tf.cli.arguments import is_override
 
+    if arguments.markdown:
+        print(settings_page.markdown(), end="")
+        return
     section = arguments.section
     if section is not None and is_override(section):
         arguments.overrides.insert(0, section)
@@ -60,18 +65,8 @@ def _settings(arguments: argparse.Namespace) -> None:
         known = {d.key.rpartition(".")[0] for d in found} - {""}
         raise ConfigError(f"settings: no '{section}'. {schema.did_you_mean(section, known)}")
     for setting in shown:
-        print(f"{setting.key} = {setting.default}    ({_kind(setting)})")
+        print(f"{setting.key} = {setting.default}    ({settings_page.kind_of(setting)})")
         print(textwrap.fill(setting.help, _WIDTH, initial_indent="    ", subsequent_indent="    "))
-
-
-def _kind(setting: Any) -> str:
-    """The type and range; for the name of a method, those there are."""
-    from scan_tf.methods import catalog
-
-    for kind, section in catalog.SECTIONS.items():
-        if setting.key == f"{section}.name":
-            return f"{' | '.join(catalog.available(kind))}, or a dotted name"
-    return str(setting.kind)
 
 
 def _status(arguments: argparse.Namespace) -> None:

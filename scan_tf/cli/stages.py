@@ -178,6 +178,7 @@ def _run_all(run: Run, arguments: argparse.Namespace, start: float) -> bool:
         run.config, notes = sizes.fitted(run.config, len(run.train_images), given=given)
         for note in notes:
             print(f"{note}: there are only {len(run.train_images)} images")
+    stages.begin(run)
     if arguments.minutes is not None:
         timing.fit(run, 60 * arguments.minutes, start)
     if arguments.finish:

@@ -7,6 +7,7 @@ is the same on every machine and in every run: shards are read one after the oth
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -124,24 +125,42 @@ def open_builder(name: str, data_dir: str | None) -> Any:
 
 
 def check(config: DataConfig, name: str | None = None) -> None:
-    """Refuse a set that is not prepared, where no more than a look at the folder is needed.
-
-    What tensorflow-datasets alone can tell (sets of other names) is left to `load`.
+    """Refuse a set that is not prepared, by a look at folders alone.
 
     Args:
         config: gives the name and the data directory.
         name: in tensorflow-datasets; None: that of the config.
 
     Raises:
+        ConfigError: nothing of that name is prepared, and none of the known sets has it.
         MissingDataError: the set is not prepared; the message names the two ways to do it.
     """
     name = name or config.name.removeprefix("tfds:")
     root = Path(config.path or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
-    folder = root.expanduser() / name
+    folder = root.expanduser() / name.partition(":")[0]  # without a version
     if config.path is not None and not root.is_dir():
         raise MissingDataError(f"{root}: no such folder (data.path).")
-    if name in _PREPARABLE and not any(folder.glob("**/dataset_info.json")):
-        raise MissingDataError(_how_to_prepare(name, config.path, folder))
+    if any(folder.glob("**/dataset_info.json")):
+        return
+    if name.partition(":")[0].partition("/")[0] not in known():
+        raise ConfigError(
+            f"data.name: no data set '{name}', and nothing is prepared in {folder}. "
+            f"{did_you_mean(name, sources.available(), near=known())} What tensorflow-datasets has "
+            "prepared works by its name too; for your own images use data.name: folder with "
+            "data.path: FOLDER."
+        )
+    raise MissingDataError(_how_to_prepare(name, config.path, folder))
+
+
+def known() -> set[str]:
+    """Names of tensorflow-datasets, as far as the folders of its installation show them.
+
+    Those that share a file with others are not among them.
+    """
+    found = importlib.util.find_spec("tensorflow_datasets")
+    roots = [Path(root) for root in found.submodule_search_locations or ()] if found else []
+    names = {path.stem for root in roots for path in (root / "url_checksums").glob("*.txt")}
+    return names | {path.name for root in roots for path in (root / "datasets").glob("[a-z]*")}
 
 
 def read(

@@ -22,8 +22,8 @@ def cluster_scores(
     labels: np.ndarray | None,
     clusters: np.ndarray,
     *,
-    num_clusters: int,
-    num_classes: int,
+    num_clusters: int | None = None,
+    num_classes: int | None = None,
     probs: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Score a clustering, against labels where there are any.
@@ -36,8 +36,9 @@ def cluster_scores(
     Args:
         labels: int64 [N] in 0..num_classes-1, or None.
         clusters: int [N] in 0..num_clusters-1.
-        num_clusters: how many clusters there are, empty ones included.
-        num_classes: how many classes there are; not read without labels.
+        num_clusters: how many clusters there are, empty ones included; None: the columns of
+            `probs`, or up to the highest number in `clusters`.
+        num_classes: how many classes there are; None: up to the highest number in `labels`.
         probs: float32 [N, num_clusters], rows sum to 1.
 
     Returns:
@@ -47,11 +48,15 @@ def cluster_scores(
         None without labels. num_clusters_used, cluster_sizes; with `probs` also mean_confidence
         and mean_entropy: the entropy in nats of the mean prediction, at most ln num_clusters.
     """
+    if num_clusters is None and probs is not None:
+        num_clusters = probs.shape[1]
     clusters = ids(clusters, num_clusters, "clusters")
+    num_clusters = num_clusters or int(clusters.max()) + 1
     sizes = np.bincount(clusters, minlength=num_clusters)
     scores: dict[str, Any] = dict.fromkeys(("acc", "nmi", "ari", "top5", "matching", "mapping"))
     if labels is not None:
         labels = ids(labels, num_classes, "labels")
+        num_classes = num_classes or int(labels.max()) + 1
         same_length(labels=labels, clusters=clusters)
         mapping, scores["matching"] = match(labels, clusters, num_clusters, num_classes)
         scores["mapping"] = mapping
@@ -205,14 +210,15 @@ def _entropy(distribution: np.ndarray) -> float:
     return float(-(clamped * np.log(clamped)).sum())
 
 
-def ids(values: np.ndarray, count: int, name: str) -> np.ndarray:
-    """The values as int64 [N] after checking that they lie in 0..count-1."""
+def ids(values: np.ndarray, count: int | None, name: str) -> np.ndarray:
+    """The values as int64 [N] after checking that they lie in 0..count-1; None: from 0 on."""
     values = np.asarray(values)
     if values.ndim != 1 or values.dtype.kind not in "iu" or not len(values):
         raise DataError(f"{name}: expected integers [N], got {values.dtype} {list(values.shape)}.")
     low, high = values.min(), values.max()
-    if low < 0 or high >= count:
-        raise DataError(f"{name}: expected values in 0..{count - 1}, got {low}..{high}.")
+    if low < 0 or (count is not None and high >= count):
+        most = "" if count is None else count - 1
+        raise DataError(f"{name}: expected values in 0..{most}, got {low}..{high}.")
     return values.astype(np.int64)
 
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -113,6 +113,17 @@ def annoy(
     return found
 
 
+def hnsw_library() -> Any:
+    """The module hnswlib. Raises ConfigError where it is not installed."""
+    try:
+        return importlib.import_module("hnswlib")
+    except ImportError as error:
+        raise ConfigError(
+            "neighbors.index: 'hnsw' needs the package hnswlib. Install it with "
+            "pip install 'scan-tf[hnsw]', or set neighbors.index to annoy or exact."
+        ) from error
+
+
 def hnsw(features: np.ndarray, k: int, *, seed: int, progress: bool = False) -> np.ndarray:
     """About the `k` nearest of every row by a graph of small worlds, on all cores.
 
@@ -129,13 +140,7 @@ def hnsw(features: np.ndarray, k: int, *, seed: int, progress: bool = False) -> 
         ConfigError: hnswlib is not installed.
         DataError: the graph does not reach k rows from every row.
     """
-    try:
-        library = importlib.import_module("hnswlib")
-    except ImportError as error:
-        raise ConfigError(
-            "neighbors.index: 'hnsw' needs the package hnswlib. Install it with "
-            "pip install 'scan-tf[hnsw]', or set neighbors.index to annoy or exact."
-        ) from error
+    library = hnsw_library()
     count = len(features)
     index = library.Index("ip", features.shape[1])
     index.init_index(count, M=_LINKS, ef_construction=_EF_CONSTRUCTION, random_seed=seed)

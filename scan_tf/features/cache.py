@@ -67,8 +67,8 @@ def cached(
         batch = min(batch_size, count)
         forward = _compiled(network, [batch, *images.images.shape[1:]])
         rows = _open(path, done, (count, forward.outputs[0].shape[-1]), storage)
-        bar = tqdm(None, progress, count, initial=done, disable=progress is None, unit="image")
-        with bar:
+        hidden = True if progress is None else None  # None: where the output is no terminal
+        with tqdm(None, progress, count, initial=done, disable=hidden, unit="image") as bar:
             for start in range(done, count, _CHUNK):
                 end = min(start + _CHUNK, count)
                 for first in range(start, end, batch):

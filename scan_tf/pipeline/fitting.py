@@ -153,8 +153,7 @@ def fit(
         if run_dir is None:
             stack.callback(shutil.rmtree, root, ignore_errors=True)
         run = opened(images, labels, config, root)
-        test = run.images("test")
-        sizes.check(run.config, len(run.train_images), None if test is None else len(test))
+        stages.check(run)
         assert run.num_clusters  # noqa: S101 - raises where it is not known
         for stage in up_to("evaluate"):
             stages.run_stage(run, stage)

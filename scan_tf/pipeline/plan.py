@@ -20,8 +20,9 @@ from scan_tf.training.progress import duration
 _FORWARD = 1 / 3
 # Of heads on cached features: as good as nothing.
 _CACHED = 0.01
-# k-means, pictures, tracing and writing.
+# k-means, pictures, tracing and writing; those of the report grow by this with every image.
 _FIXED_S = {"neighbors": 5.0, "evaluate": 25.0, "export": 15.0}
+_REPORTED_S = 5e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,13 @@ class Seen:
     compile_s: float = 0.0
 
 
+def trained(config: Config) -> list[str]:
+    """The stages that train something: not a pretext that brings a finished network."""
+    return [s for s in TRAINED if getattr(config, s).epochs and passes(config, s)]
+
+
 def passes(config: Config, stage: str) -> float:
-    """Passes through the backbone for each image of a training stage."""
+    """Passes through the backbone for each image and epoch of a training stage."""
     if stage == "pretext":
         method = catalog.method_class("pretext", config.pretext.name)
         views = getattr(method, "views", None)
@@ -54,32 +60,50 @@ def passes(config: Config, stage: str) -> float:
         return 0.0
     if config.scan.freeze_backbone:
         return _CACHED if config.scan.cached_views else 2 * _FORWARD
-    return 2.0
+    # Every epoch is scored on the images that it is selected on.
+    scored = {"train": 1.0, "heldout": config.scan.heldout_fraction, "test": 0.2}
+    return 2 + scored[config.scan.selection] * _FORWARD
+
+
+def _passes_before(config: Config, stage: str) -> float:
+    """Passes before the first epoch, for each image: of the views that are cached."""
+    cached = config.scan.freeze_backbone or config.scan.head_epochs
+    return config.scan.cached_views * _FORWARD if stage == "scan" and cached else 0.0
 
 
 def remaining(config: Config, seen: Mapping[str, Seen]) -> dict[str, float]:
     """Seconds that each stage still takes, about; {} where no step has been seen.
 
+    Stages whose time cannot be told are left out: heads on the features of a finished network do
+    not tell what it costs to train on.
+
     Args:
         config: of the run.
         seen: of the stages that have made steps; the last of them tells of the ones after it.
     """
-    known = [stage for stage in TRAINED if stage in seen and passes(config, stage)]
+    stages = trained(config)
+    known = [stage for stage in stages if stage in seen]
     if not known:
         return {}
     first, last = known[0], known[-1]
     section = getattr(config, first)
     images = seen[first].total / section.epochs * section.batch_size
     images_per_second = seen[last].steps_per_second * getattr(config, last).batch_size
-    pass_s = 1 / (images_per_second * passes(config, last))
-    left = {"neighbors": images * _FORWARD * pass_s, "evaluate": images * pass_s, "export": 0.0}
-    for stage in TRAINED:
+    kept = "pretext" not in stages  # the features of a finished network are computed once
+    pass_s = 0.0 if kept else 1 / (images_per_second * passes(config, last))
+    left = dict.fromkeys(STAGES, 0.0)
+    left["neighbors"] = images * _FORWARD * pass_s
+    left["evaluate"] = images * (pass_s + _REPORTED_S)
+    for stage in stages:
         if stage in seen:
             left[stage] = (seen[stage].total - seen[stage].step) / seen[stage].steps_per_second
+        elif kept:
+            del left[stage]
         else:
-            work = getattr(config, stage).epochs * images * passes(config, stage)
-            left[stage] = work * pass_s + (seen[last].compile_s if work else 0)
-    return {stage: left[stage] + _FIXED_S.get(stage, 0) for stage in STAGES}
+            work = getattr(config, stage).epochs * passes(config, stage)
+            work += _passes_before(config, stage)
+            left[stage] = work * images * pass_s + seen[last].compile_s
+    return {stage: s + _FIXED_S.get(stage, 0) for stage, s in left.items()}
 
 
 def in_words(left: Mapping[str, float]) -> str:
@@ -88,38 +112,54 @@ def in_words(left: Mapping[str, float]) -> str:
     return f"about {duration(sum(left.values()))} ({parts})"
 
 
-def within(config: Config, pretext: Seen, budget_s: float) -> Config:
+def within(
+    config: Config, seen: Mapping[str, Seen], budget_s: float
+) -> tuple[Config, dict[str, float]]:
     """The config with as many epochs as a time allows, in the proportions that it has.
 
     Args:
         config: a config.
-        pretext: what some steps of its pretext took.
+        seen: what some steps took of its pretext or, where that trains nothing, of every stage
+            that does.
         budget_s: for all stages together.
+
+    Returns:
+        The config, and how many seconds each stage is to take.
 
     Raises:
         ConfigError: a single epoch of each stage takes longer.
     """
-    full = remaining(config, {"pretext": pretext})
-    stages = [stage for stage in TRAINED if getattr(config, stage).epochs]
-    # remaining counts the compilation of the stages after the pretext.
-    epoch_s = {
-        stage: (full[stage] - (pretext.compile_s if stage != "pretext" else 0))
-        / getattr(config, stage).epochs
-        for stage in stages
-    }
-    rest = sum(s for stage, s in full.items() if stage not in TRAINED)
-    rest += len(stages) * pretext.compile_s
-    least = rest + sum(epoch_s.values())
+    stages = trained(config)
+    one, two = (_whole(with_epochs(config, dict.fromkeys(stages, n)), config, seen) for n in (1, 2))
+    least = sum(one.values())
     if least > budget_s:
         raise ConfigError(
             f"--minutes: too few: one epoch of each stage takes about {duration(least)} here, and "
             f"{duration(max(0, budget_s))} are left. Give more, fewer images or a smaller model."
         )
+    epoch_s = {stage: two[stage] - one[stage] for stage in stages}
+    fixed = least - sum(epoch_s.values())
     training = sum(s * getattr(config, stage).epochs for stage, s in epoch_s.items())
-    share = (budget_s - rest) / training
-    changed: dict[str, Any] = {}
-    for stage in stages:
-        section = getattr(config, stage)
-        epochs = max(1, int(share * section.epochs))
-        changed[stage] = dataclasses.replace(section, epochs=epochs)
-    return dataclasses.replace(config, **changed)
+    share = (budget_s - fixed) / training
+    epochs = {stage: max(1, int(share * getattr(config, stage).epochs)) for stage in stages}
+    chosen = with_epochs(config, epochs)
+    return chosen, _whole(chosen, config, seen)
+
+
+def with_epochs(config: Config, epochs: Mapping[str, int]) -> Config:
+    """The config with other epochs of some stages."""
+    sections: dict[str, Any] = {
+        stage: dataclasses.replace(getattr(config, stage), epochs=count)
+        for stage, count in epochs.items()
+    }
+    return dataclasses.replace(config, **sections)
+
+
+def _whole(config: Config, timed: Config, seen: Mapping[str, Seen]) -> dict[str, float]:
+    """Seconds of every stage from its beginning, by steps that were timed with other epochs."""
+    fresh = {}
+    for stage, steps in seen.items():
+        total = steps.total // getattr(timed, stage).epochs * getattr(config, stage).epochs
+        fresh[stage] = dataclasses.replace(steps, step=0, total=total)
+    whole = remaining(config, fresh)
+    return {s: left + (seen[s].compile_s if s in seen else 0) for s, left in whole.items()}

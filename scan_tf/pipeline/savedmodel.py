@@ -57,15 +57,20 @@ def save(
     facts = {"scan_tf": __version__, "image_size": network.image_size}
     facts |= {"num_clusters": heads.num_clusters, "feature_dim": network.feature_dim}
     facts |= {"mean": list(network.mean), "std": list(network.std)}
+    check_place(directory)
+    with files.replacing(directory) as fresh:
+        tf.saved_model.save(module, str(fresh), signatures={"serving_default": classify})
+        (fresh / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def check_place(directory: Path) -> None:
+    """Raise StageError where a SavedModel would replace something else."""
     replaceable = not directory.exists() or (directory / "saved_model.pb").is_file()
     if not replaceable and (directory.is_file() or any(directory.iterdir())):
         raise StageError(
             f"{directory}: holds something that is no SavedModel, which is not replaced. "
             "Remove it, or export to another folder."
         )
-    with files.replacing(directory) as fresh:
-        tf.saved_model.save(module, str(fresh), signatures={"serving_default": classify})
-        (fresh / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def check(

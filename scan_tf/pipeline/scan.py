@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from scan_tf.evaluation.consensus import Consensus
 from scan_tf.features.embedding import embed, head_probs
 from scan_tf.features.neighbors import restrict
 from scan_tf.methods import catalog
-from scan_tf.methods.task import DirectClustering
+from scan_tf.methods.task import Clustering, DirectClustering
 from scan_tf.models.backbone import Backbone
 from scan_tf.models.frozen import Frozen
 from scan_tf.models.heads import ClusterHeads
@@ -39,34 +40,13 @@ class Result(Best):
 
 def run(run: Run) -> Result:
     """Train the cluster heads, and the backbone with them; keep the best epoch and head."""
-    indices = neighbors.mined(run).indices
-    config, folder, train = run.config.scan, run.folder("scan"), run.train_images
-    checked = validation(run)
-    held_out = checked.held_out
-    kept = train.subset(~held_out) if held_out.any() else train
-    near = restrict(indices, ~held_out)
-    if not catalog.method_class("clustering", config.name).draws_itself:
-        near = near[:, 1:]
-    order = learning.new_order(run, "scan", len(kept), near)
-
-    backbone = build.trained_pretext(run).backbone
-    heads = build.new_heads(run, backbone, config.num_heads)
-    if config.head_epochs:
-        _warm_up_heads(run, backbone, heads, kept, ~held_out, order)
-    still = config.freeze_backbone or not backbone.trainable_variables
-    cached = still and (isinstance(backbone, Frozen) or config.cached_views > 0)
-    task = build.new_clustering(run, backbone, heads, cached=cached)
-    if isinstance(task, DirectClustering):
-        return _direct(run, task, checked, indices)
-    loader: Batches
-    if cached:
-        views = _cached_features(run, backbone, kept, ~held_out)
-        loader = CachedLoader(views, task.views, order)
-    else:
-        loader = learning.new_loader(run, "scan", kept, task, order=order)
-    selection = Selection(run, task, checked)
+    config, folder = run.config.scan, run.folder("scan")
+    if issubclass(catalog.method_class("clustering", config.name), DirectClustering):
+        return _direct(run)
+    task, loader, selection = prepared(run, folder)
     learning.train(run, config, folder, task, loader, hook=selection)
 
+    backbone, heads = task.backbone, task.heads
     best = selection.best
     load_weights(selection.path, task.networks)
     kept_head, found = _combine(run, backbone, heads, best["head"])
@@ -91,27 +71,61 @@ def run(run: Run) -> Result:
     }
 
 
-def _direct(run: Run, task: DirectClustering, checked: Validation, indices: np.ndarray) -> Result:
+def _direct(run: Run) -> Result:
     """Cluster all images at once, and fit the one head on what was found."""
-    seed, folder = run.seed("scan"), run.folder("scan")
-    rows = features.of_backbone(run, task.backbone, run.train_images, "features")
+    config, seed, folder = run.config.scan, run.seed("scan"), run.folder("scan")
+    backbone = build.trained_pretext(run).backbone
+    task = build.new_clustering(run, backbone, build.new_heads(run, backbone, 1))
+    assert isinstance(task, DirectClustering)  # noqa: S101 - asked for by `run`
+    rows = features.of_backbone(run, backbone, run.train_images, "features")
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    clusters = task.assign(unit, indices, seed=seed)
+    clusters = task.assign(unit, neighbors.mined(run).indices, seed=seed)
     found = Consensus(clusters, np.ones(len(clusters)), 1.0, 0.0)
     heads = ClusterHeads.linear(*consensus.classifier(rows, found, run.num_clusters, seed=seed))
-    task.networks = {"backbone": task.backbone, "heads": heads}
-    selection = Selection(run, task, checked)
+    task.networks = {"backbone": backbone, "heads": heads}
+    selection = Selection(run, task, validation(run), folder / "best.npz")
     selection(epoch=1)
     best = selection.best
     save_weights(folder / "weights.npz", task.networks, extra=dict(best))
     files.write_text(folder / "best.json", json.dumps(best, indent=2) + "\n")
     return {
-        "selection": run.config.scan.selection,
-        "combine": run.config.scan.combine,
+        "selection": config.selection,
+        "combine": config.combine,
         "agreement": 1.0,
         "spread": 0.0,
         **best,
     }
+
+
+def prepared(run: Run, folder: Path) -> tuple[Clustering, Batches, Selection]:
+    """The task of the stage, its batches, and the choice among its epochs and heads.
+
+    Heads that are to be trained alone first have been, in `folder`.
+    """
+    indices = neighbors.mined(run).indices
+    config, train = run.config.scan, run.train_images
+    checked = validation(run)
+    held_out = checked.held_out
+    kept = train.subset(~held_out) if held_out.any() else train
+    near = restrict(indices, ~held_out)
+    if not catalog.method_class("clustering", config.name).draws_itself:
+        near = near[:, 1:]
+    order = learning.new_order(run, "scan", len(kept), near)
+
+    backbone = build.trained_pretext(run).backbone
+    heads = build.new_heads(run, backbone, config.num_heads)
+    if config.head_epochs:
+        _warm_up_heads(run, backbone, heads, kept, ~held_out, order, folder / "heads")
+    still = config.freeze_backbone or not backbone.trainable_variables
+    cached = still and (isinstance(backbone, Frozen) or config.cached_views > 0)
+    task = build.new_clustering(run, backbone, heads, cached=cached)
+    loader: Batches
+    if cached:
+        views = _cached_features(run, backbone, kept, ~held_out)
+        loader = CachedLoader(views, task.views, order)
+    else:
+        loader = learning.new_loader(run, "scan", kept, task, order=order)
+    return task, loader, Selection(run, task, checked, folder / "best.npz")
 
 
 def _combine(
@@ -134,9 +148,9 @@ def _warm_up_heads(
     images: ImageSet,
     kept: np.ndarray,
     order: Order,
+    folder: Path,
 ) -> None:
     """Train the heads alone for `head_epochs` on cached features; done once."""
-    folder = run.folder("scan") / "heads"
     if (folder / "weights.npz").exists():
         load_weights(folder / "weights.npz", {"heads": heads})
         return

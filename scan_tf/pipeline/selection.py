@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -54,16 +55,15 @@ class Selection:
         run: the run.
         task: the SCAN task in training.
         checked: what to score on.
+        path: where the weights of the best so far are kept.
 
     Attributes:
         record: epoch, head, total, consistency and entropy of the best so far.
-        path: the weights of the best so far.
     """
 
-    def __init__(self, run: Run, task: Clustering, checked: Validation):
-        self.run, self.task, self.checked = run, task, checked
+    def __init__(self, run: Run, task: Clustering, checked: Validation, path: Path):
+        self.run, self.task, self.checked, self.path = run, task, checked, path
         self.record: dict[str, Any] = {}
-        self.path = run.folder("scan") / "best.npz"
         frozen = isinstance(task.backbone, Frozen)
         self._features: np.ndarray | None = checked.features if frozen else None
         # Compiled once, not again after every epoch.

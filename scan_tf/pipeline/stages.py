@@ -8,8 +8,11 @@ from typing import Any
 
 import keras
 
+from scan_tf.augment import host, policies
 from scan_tf.config import Config
-from scan_tf.pipeline import evaluate, features, sizes, status, summary
+from scan_tf.errors import ConfigError
+from scan_tf.features import approximate
+from scan_tf.pipeline import evaluate, features, savedmodel, sizes, status, summary
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES
 
@@ -29,19 +32,43 @@ def run(config: Config, root: Path | str) -> dict[str, Any]:
             stays in the run directory, and the same call goes on from there.
     """
     run = Run(config, Path(root))
+    begin(run)
     run_all(run)
     return dict(evaluate.read_report(run))
 
 
+def begin(run: Run) -> None:
+    """Say what was understood of the images, and refuse what a later stage would refuse.
+
+    Nothing is done where the pretext has ended. Raises DataError, StageError or ConfigError.
+    """
+    if run.is_done("pretext"):
+        return
+    for line in summary.lines(run, evaluate.images_of(run, evaluate.evaluated_split(run))):
+        print(line)
+    check(run)
+
+
+def check(run: Run) -> None:
+    """Refuse now what a later stage would refuse, after hours of training; raises as `begin`."""
+    config, train, test = run.config, run.train_images, run.images("test")
+    features.check(config)
+    sizes.check(config, len(train), None if test is None else len(test))
+    if config.neighbors.index == "hnsw":
+        approximate.hnsw_library()
+    policies.check(config.augment)
+    maker = policies if config.augment.backend == "device" else host
+    for stage in ("scan", "selflabel"):
+        name = getattr(config, stage).augmentation
+        try:
+            maker.make(name, config.augment, size=train.image_size, mean=train.mean)
+        except ConfigError as error:
+            raise ConfigError(f"{stage}.{error}") from error
+    savedmodel.check_place(run.folder("export"))
+
+
 def run_all(run: Run) -> None:
-    """`run` for a run directory that is open already; raises as it does."""
-    features.check(run.config)
-    if not run.is_done("pretext"):
-        # Refuse now what a later stage would refuse, after hours of training.
-        test = run.images("test")
-        for line in summary.lines(run, evaluate.images_of(run, evaluate.evaluated_split(run))):
-            print(line)
-        sizes.check(run.config, len(run.train_images), None if test is None else len(test))
+    """Run every stage that is not done yet, after `begin`; raises as `run` does."""
     for stage in STAGES:
         if stage == "export" and not features.has_network(run.config):
             print("export: left out: the features come from a file, there is no network to export.")

@@ -1,12 +1,14 @@
 """The steps of the pipeline one by one from Python, values in and values out.
 
     learned = scan_tf.learn_features(images, recipe="digits_simclr")
-    neighbors = scan_tf.mine(learned.features, scan_tf.Config().neighbors, k=5, seed=0)
+    neighbors = scan_tf.mine(learned)
     clustered = scan_tf.train_heads(learned, neighbors, num_clusters=10)
     refined = scan_tf.self_label(clustered)
-    scan_tf.cluster_scores(labels, refined.labels_, num_clusters=10, num_classes=10)
+    scan_tf.cluster_scores(labels, refined.labels_)["acc"]
 
-Nothing that is given is changed: heads can be trained many times on the same features.
+Each takes what the one before has given, `verbose` and settings of its own section, such as
+`scan_tf.mine(learned, neighbors__k=5)`; those that are not given are the recipe's. Nothing that is
+given is changed: heads can be trained many times on the same features.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scan_tf import files
-from scan_tf.errors import DataError
+from scan_tf.config import Config
+from scan_tf.errors import ConfigError, DataError
 from scan_tf.pipeline.fitting import Fitted, at_work, opened, settings_of, with_settings
 from scan_tf.pipeline.run_dir import Run
 
@@ -68,10 +71,44 @@ def learn_features(
         return Learned(features.of_pretext(run, task, run.train_images, None), run)
 
 
+def mine(learned: Learned | np.ndarray, *, verbose: bool = False, **settings: Any) -> Neighbors:
+    """Find the nearest neighbours of every image.
+
+    Args:
+        learned: what `learn_features` returned; or features float32 [N,P] from anywhere, whose
+            other settings are the defaults.
+        verbose: print how far it is.
+        settings: of the section neighbors, such as `neighbors__k=5`.
+
+    Returns:
+        The indices int32 [N,K+1] of the K nearest by the cosine, column 0 being the image itself,
+        and how similar they are.
+
+    Raises:
+        ConfigError: a setting is bad, or there are fewer than K+1 images.
+        DataError: a row of the features is zero or not finite.
+    """
+    from scan_tf.features import neighbors as mining
+
+    rows, run = (learned.features, learned.run) if isinstance(learned, Learned) else (learned, None)
+    config = with_settings(run.config if run else Config(), settings, verbose=verbose, kept=False)
+    with at_work(verbose):
+        try:
+            return mining.mine(
+                np.asarray(rows, np.float32),
+                config.neighbors,
+                k=config.neighbors.k,
+                seed=run.seed("neighbors") if run else config.seed,
+                progress=verbose,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"neighbors.{error}") from error
+
+
 def train_heads(
     learned: Learned,
     neighbors: Neighbors,
-    num_clusters: int,
+    num_clusters: int | None = None,
     *,
     verbose: bool = False,
     **settings: Any,
@@ -81,7 +118,7 @@ def train_heads(
     Args:
         learned: features and the network that makes them.
         neighbors: of its images, as `mine` finds them.
-        num_clusters: how many.
+        num_clusters: how many; None: as the recipe says, or the number of classes of a folder.
         verbose: print how far it is.
         settings: of the section scan, such as `scan__epochs=20`.
 
@@ -101,7 +138,9 @@ def train_heads(
         from scan_tf.features import neighbors as mining
         from scan_tf.pipeline import stages
 
-        asked = {**settings, "scan": {"num_clusters": num_clusters} | settings.get("scan", {})}
+        asked = settings
+        if num_clusters is not None:
+            asked = {**settings, "scan": {"num_clusters": num_clusters} | settings.get("scan", {})}
         run = _copy(learned.run, asked, verbose, without="neighbors")
         with run.working("neighbors") as result:
             folder = run.folder("neighbors")

@@ -1,4 +1,4 @@
-"""What was understood of the images, said before anything is learnt."""
+"""What was understood of the images, and what lies ahead, said before anything is learnt."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from scan_tf import machine
 from scan_tf.data.image_set import ImageSet
+from scan_tf.pipeline import plan, sizes
 from scan_tf.pipeline.run_dir import Run
 
 _CLASSES = 20
 
 
 def lines(run: Run, evaluated: ImageSet) -> Iterator[str]:
-    """The splits with their images and classes, what is left out, where labels come from."""
+    """The splits with their images and classes, what is left out, where labels come from; steps."""
     train, size = run.train_images, run.train_images.image_size
     yield f"{train.name}: images of {size} x {size} pixels, {run.num_clusters} clusters"
     pretext = run.pretext_images
@@ -31,6 +33,16 @@ def lines(run: Run, evaluated: ImageSet) -> Iterator[str]:
         yield "  labels are the names of the sub-folders, for the scores alone"
     else:
         yield "  labels are read for the scores alone"
+    steps = ", ".join(f"{stage} {_steps(run, stage):,}" for stage in plan.trained(run.config))
+    yield f"  steps: {steps}; on {machine.in_words(run.device)}"
+
+
+def _steps(run: Run, stage: str) -> int:
+    """All steps of a stage."""
+    section = getattr(run.config, stage)
+    images = run.pretext_images if stage == "pretext" else run.train_images
+    count = sizes.learning(run.config, stage, len(images))
+    return int(section.epochs * (count // section.batch_size))
 
 
 def _classes(images: ImageSet) -> str:

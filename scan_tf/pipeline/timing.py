@@ -6,28 +6,30 @@ import dataclasses
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from scan_tf import config as configs
 from scan_tf.errors import ConfigError, StageError
-from scan_tf.pipeline import build, learning, plan
+from scan_tf.pipeline import build, learning, plan, scan, stages
 from scan_tf.pipeline.plan import Seen
 from scan_tf.pipeline.run_dir import Run
-from scan_tf.pipeline.stage import TRAINED
+from scan_tf.pipeline.stage import TRAINED, up_to
 from scan_tf.training.loop import Trainer
 from scan_tf.training.progress import duration
 
 # So much of the time is for what an estimate misses.
 _RESERVE = 0.1
-# So long steps are timed, so many at least.
-_TIMED_S, _TIMED_STEPS = 5.0, 4
+# So long steps are timed, so many calls of them at least.
+_TIMED_S, _TIMED_CALLS = 5.0, 4
 
 
 def fit(run: Run, budget_s: float, start: float) -> None:
     """Set the epochs of a run so that all stages take about `budget_s` seconds, and say so.
 
-    A run directory that has been begun keeps the epochs that were chosen then.
+    What comes before the first training is done on the way: the features of a pretext that trains
+    nothing, and their neighbours. A run that has trained keeps the epochs that were chosen then.
 
     Args:
         run: the run; its config is replaced.
@@ -36,67 +38,68 @@ def fit(run: Run, budget_s: float, start: float) -> None:
 
     Raises:
         ConfigError: the time is too short for one epoch of each stage.
+        ScanError: as the stages that come before the first training.
     """
-    stored = run.root / "config.yaml"
-    if stored.exists():
-        run.config = _with_epochs_of(run.config, configs.load(stored))
+    trained = plan.trained(run.config)
+    if run.record(trained[0]).has_begun:
+        stored = configs.load(run.root / "config.yaml")
+        run.config = plan.with_epochs(run.config, {s: getattr(stored, s).epochs for s in TRAINED})
         print(f"--minutes: the epochs stay as they were chosen: {_epochs_of(run.config)}")
         return
     if budget_s <= 0:
         raise ConfigError(f"--minutes: expected a number > 0, got {budget_s / 60:g}.")
+    for stage in up_to(trained[0])[:-1]:
+        stages.run_stage(run, stage)
     print("timing some steps ...")
-    seen = measure(run)
+    # The stages after a pretext that trains start from what it has learnt.
+    timed = trained[:1] if trained[0] == TRAINED[0] else trained
+    seen = {stage: measure(run, stage) for stage in timed}
     spent = time.monotonic() - start
-    whole = run.config.pretext.epochs
-    run.config = plan.within(run.config, seen, budget_s * (1 - _RESERVE) - spent)
-    seen = dataclasses.replace(seen, total=seen.total * run.config.pretext.epochs // whole)
-    told = plan.remaining(run.config, {"pretext": seen})
+    run.config, told = plan.within(run.config, seen, budget_s * (1 - _RESERVE) - spent)
+    left = {s: t for s, t in told.items() if not run.record(s).is_done}
     print(
-        f"--minutes {budget_s / 60:g}: {_epochs_of(run.config)}. Planned: {plan.in_words(told)}, "
-        f"after {duration(spent + seen.compile_s)} for reading, timing and compiling"
+        f"--minutes {budget_s / 60:g}: {_epochs_of(run.config)}. Planned: {plan.in_words(left)}, "
+        f"after {duration(spent)} until here"
     )
 
 
 def _epochs_of(config: configs.Config) -> str:
-    return ", ".join(f"{stage} {getattr(config, stage).epochs} epochs" for stage in TRAINED)
+    return ", ".join(f"{s} {getattr(config, s).epochs} epochs" for s in plan.trained(config))
 
 
-def _with_epochs_of(config: configs.Config, other: configs.Config) -> configs.Config:
-    changed = {
-        stage: dataclasses.replace(getattr(config, stage), epochs=getattr(other, stage).epochs)
-        for stage in TRAINED
-    }
-    return dataclasses.replace(config, **changed)
-
-
-def measure(run: Run) -> Seen:
-    """Time some steps of the pretext; what they learn is thrown away.
-
-    Raises:
-        ConfigError: it trains nothing, so that no other stage's time can be told from it.
-    """
-    task = build.new_pretext(run)
-    if not task.views:
-        raise ConfigError(
-            f"--minutes: the pretext '{run.config.pretext.name}' trains nothing that could be "
-            "timed. Give scan.epochs and selflabel.epochs."
-        )
-    loader = learning.new_loader(run, "pretext", run.pretext_images, task)
+def measure(run: Run, stage: str) -> Seen:
+    """Time some steps of a stage that trains; what they learn is thrown away."""
     runtime = dataclasses.replace(run.config.runtime, progress=False, tensorboard=False)
-    with tempfile.TemporaryDirectory(prefix="scan_tf-") as folder:
-        trainer = Trainer(
-            task, loader, run.config.pretext, Path(folder), runtime=runtime, device=run.device
-        )
-        times: list[float] = [time.monotonic()]
-        for _, metrics in trainer.steps(0):
+    with tempfile.TemporaryDirectory(prefix="scan_tf-") as name:
+        folder, config = Path(name), getattr(run.config, stage)
+        task, loader, hook = _parts(run, stage, folder)
+        trainer = Trainer(task, loader, config, folder, runtime=runtime, device=run.device)
+        times, done = [time.monotonic()], [0]
+        for step, metrics in trainer.steps(0):
             np.asarray(metrics["loss"])  # waits for the device
+            epoch, position = divmod(step, loader.steps_per_epoch)
+            if hook is not None and position == 0:
+                hook(epoch)
             times.append(time.monotonic())
-            if len(times) > _TIMED_STEPS + 1 and times[-1] - times[1] > _TIMED_S:
+            done.append(step)
+            if len(times) > _TIMED_CALLS + 1 and times[-1] - times[1] > _TIMED_S:
                 break
-    # Of a run of one step, that step.
-    timed = times[1:] if len(times) > 2 else times
-    rate = (len(timed) - 1) / (timed[-1] - timed[0])
+    # The first call is compiled; of a stage of one call, that call.
+    first = 1 if len(times) > 2 else 0
+    rate = (done[-1] - done[first]) / (times[-1] - times[first])
     return Seen(0, trainer.total_steps, rate, times[1] - times[0])
+
+
+def _parts(run: Run, stage: str, folder: Path) -> Any:
+    """Task and batches of a stage as it begins, and what follows each of its epochs."""
+    if stage == "scan":
+        return scan.prepared(run, folder)
+    if stage == "pretext":
+        pretext = build.new_pretext(run)
+        return pretext, learning.new_loader(run, stage, run.pretext_images, pretext), None
+    backbone = build.trained_pretext(run).backbone
+    task = build.new_selflabel(run, backbone, build.new_heads(run, backbone, 1))
+    return task, learning.new_loader(run, stage, run.train_images, task), None
 
 
 def finish(run: Run) -> None:
