@@ -34,8 +34,12 @@ class TrainingError(ScanError):
     """Training that went wrong: a loss that is not finite, or a head that collapsed."""
 
 
-class Interrupted(ScanError):
-    """SIGINT or SIGTERM: the state was saved and the same command goes on from there."""
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM: the same command goes on from what was saved.
+
+    No `Exception`, so that nothing takes it for an error of its own: no reader of files calls them
+    damaged, no sweep counts a failed point.
+    """
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)

@@ -59,6 +59,7 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
     Raises:
         ConfigError: neither is named, or a setting is bad.
         MissingDataError: the images are not on this machine.
+        StageError: another program is at work in the run directory.
     """
     settings, root = _settings(arguments)
     from scan_tf.data import sources
@@ -69,6 +70,8 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
     done = all(run.record(stage).is_done for stage in STAGES)
     if reads_images and not done:
         sources.check(settings.data)
+        if root.is_dir():
+            run.claim()
     lazy.load_tensorflow()
     return run
 

@@ -8,12 +8,13 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scan_tf import machine
 from scan_tf.errors import DataError, MissingDataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
@@ -106,7 +107,7 @@ def read_fitted(
             return error
 
     waiting: collections.deque[Future[np.ndarray | DataError]] = collections.deque()
-    with ThreadPoolExecutor() as pool:
+    with machine.threads() as pool:
         for file in files:
             waiting.append(pool.submit(read, file))
             if len(waiting) > ahead:

@@ -9,6 +9,7 @@ made again from the weights.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -49,7 +50,7 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
     manifest, have to be carried.
 
     Args:
-        root: the run directory; no program may be at work in it.
+        root: the run directory; nobody writes in it meanwhile.
         folder: what becomes the pack.
         part_mib: size in MiB of the parts; the last one is smaller.
 
@@ -57,7 +58,7 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
         The files of the pack, the manifest first.
 
     Raises:
-        StageError: there is no run, or a record of it is damaged.
+        StageError: there is no run, a record of it is damaged, or a program is at work in it.
         DataError: `folder` holds something else.
         ConfigError: `part_mib` is not positive.
     """
@@ -69,6 +70,9 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
     if folder.exists() and not _is_pack(folder):
         raise DataError(f"{folder}: holds something that is no pack. Name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
+    writing = None
+    with contextlib.suppress(OSError):  # nobody writes where nothing can be written
+        writing = files.Writing.of(root)
     parts = _Parts(folder, size)
     with tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for path in _contents(root):
@@ -84,6 +88,7 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
     written = [folder / MANIFEST, *(folder / str(part["name"]) for part in parts.written)]
     for old in set(folder.iterdir()) - set(written):
         old.unlink()
+    del writing
     return written
 
 
@@ -103,7 +108,6 @@ def unpack(paths: Iterable[Path], root: Path, *, data_path: str | None = None) -
         raise StageError(f"{root}: exists. Unpack into a new folder.")
     parts = _checked_parts(paths)
     with files.replacing(root) as fresh:
-        fresh.mkdir()
         try:
             with _Joined(parts) as joined, tarfile.open(fileobj=joined, mode="r|") as archive:
                 for member in archive:

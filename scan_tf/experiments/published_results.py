@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from scan_tf import files
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.pipeline.stage import CLUSTERINGS, up_to
 
@@ -88,9 +89,9 @@ def add(
         "environment.json": _as_json(environment),
     }
     texts |= {} if scores is None else {"scores.json": _as_json(scores)}
-    folder.mkdir(parents=True)
-    for file, text in texts.items():
-        (folder / file).write_text(text, encoding="utf-8")
+    with files.replacing(folder) as fresh:
+        for file, text in texts.items():
+            (fresh / file).write_text(text, encoding="utf-8")
     return folder
 
 

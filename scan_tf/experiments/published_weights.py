@@ -102,7 +102,8 @@ def save(run: Run, path: Path) -> dict[str, Any]:
         with (
             files.atomic(path) as temporary,
             h5py.File(plain, "r") as source,
-            h5py.File(temporary, "w") as target,
+            # It would lock the file itself, which is locked.
+            h5py.File(temporary, "w", locking=False) as target,
         ):
             source.visititems(lambda name, item: _copy(name, item, target))
             target[_FACTS] = json.dumps(facts)

@@ -12,18 +12,16 @@ import hashlib
 import importlib
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from scan_tf import files
+from scan_tf import files, machine
 from scan_tf.config import NeighborsConfig
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.features.search import exact
-from scan_tf.machine import num_cpus
 
 if TYPE_CHECKING:
     from annoy import AnnoyIndex
@@ -103,7 +101,7 @@ def annoy(
             found[row, : len(nearest)] = nearest
 
     chunks = [range(low, min(low + _CHUNK, count)) for low in range(0, count, _CHUNK)]
-    with ThreadPoolExecutor(threads or num_cpus()) as pool:
+    with machine.threads(threads) as pool:
         for _ in tqdm(pool.map(search, chunks), "annoy", len(chunks), disable=not progress or None):
             pass
     # With a small search_k a query can end with fewer than k candidates.

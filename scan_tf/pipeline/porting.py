@@ -108,6 +108,7 @@ def export_torch(run: Run) -> Path:
     done = [stage for stage in TRAINED if run.is_done(stage)]
     if not done:
         run.require(TRAINED[0])
+    run.claim()
     for stage in TRAINED:
         path = folder / f"{stage}.pth.tar"
         if stage in done:

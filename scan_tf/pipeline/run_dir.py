@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -92,6 +91,7 @@ class Run:
         self.config = settings
         self.root = root
         self._images: dict[Split, ImageSet | None] = {}
+        self._writing: files.Writing | None = None
 
     @functools.cached_property
     def device(self) -> machine.Device:
@@ -109,6 +109,19 @@ class Run:
         if not path.exists():
             raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
         return cls(settings.load(path, overrides), root)
+
+    def claim(self) -> None:
+        """Become the one process that writes here, and remove what killed ones have left.
+
+        Raises:
+            StageError: another process is at work here, or the directory cannot be written.
+        """
+        try:
+            self._writing = self._writing or files.Writing.of(self.root)
+        except OSError as error:
+            raise StageError(
+                f"{self.root}: cannot be written ({error}). Give another --run-dir."
+            ) from error
 
     def folder(self, stage: str) -> Path:
         """The folder of a stage."""
@@ -209,6 +222,7 @@ class Run:
     @contextlib.contextmanager
     def working(self, stage: str) -> Iterator[dict[str, Any]]:
         """Keep the record while a stage runs; the dict that is given is stored as its result."""
+        self.claim()
         before = self.record(stage).wall_time_s
         start = time.monotonic()
         result: dict[str, Any] = {}
@@ -242,9 +256,11 @@ class Run:
         """
         for earlier in up_to(stage)[:-1]:
             self._check_config(earlier)
-        for later in since(stage):
+        self.claim()
+        # The last one first: nothing that is left counts as done without what it was made of.
+        for later in reversed(since(stage)):
             _record_path(self.root, later).unlink(missing_ok=True)
-            shutil.rmtree(self.folder(later), ignore_errors=True)
+            files.remove(self.folder(later))
 
     def write_config(self) -> None:
         """Write the resolved config, and what it runs on, before anything else.
@@ -252,6 +268,7 @@ class Run:
         Raises:
             StageError: the directory cannot be written.
         """
+        self.claim()
         text = json.dumps(machine.environment() | dataclasses.asdict(self.device), indent=2)
         try:
             files.write_text(self.root / "config.yaml", config.dump(self.config))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from scan_tf import files
+from scan_tf import files, signals
 from scan_tf.config import RuntimeConfig, TrainConfig
 from scan_tf.errors import Interrupted, TrainingError
 from scan_tf.files import read_metrics
@@ -154,13 +153,14 @@ class Trainer:
         progress = Progress(
             self.directory, self.total_steps, start, shown=shown, when_known=self._when_known
         )
-        with _Signals() as signals, progress, self._writer() as writer:
+        with signals.Deferred() as deferred, progress, self._writer() as writer:
             self._progress = progress
             steps = self.steps(start)
             if self.runtime.profile:
                 steps = profiled(steps, self.directory / "profile")
             for step, metrics in steps:
                 self._window.append(metrics)
+                deferred.holds = True
                 progress.update(step)
                 epoch, position = divmod(step, steps_per_epoch)
                 if step % self.runtime.log_every == 0 or position == 0:
@@ -170,12 +170,13 @@ class Trainer:
                     self._write(row, writer)
                     progress.log(row)
                 due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
-                if due or signals.received or step == self.total_steps:
+                if due or deferred.received or step == self.total_steps:
                     self._save(step)
                     saved = time.monotonic()
-                if signals.received:
+                    deferred.holds = False
+                if deferred.received:
                     raise Interrupted(
-                        signals.received,
+                        deferred.received,
                         f"Stopped at step {step} of {self.total_steps}; saved in {self.directory}. "
                         "Run the same command to go on.",
                     )
@@ -258,24 +259,3 @@ class Trainer:
             yield writer
         finally:
             writer.close()
-
-
-class _Signals:
-    """Notes SIGINT and SIGTERM while it is entered, so that the step can end first."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: object) -> None:
-        self.received = number
