@@ -31,7 +31,7 @@ class StageError(ScanError):
 
 
 class TrainingError(ScanError):
-    """Training that went wrong: a loss that is not finite, or a head that collapsed."""
+    """Training that went wrong: a loss or variables that are not finite, nothing to learn from."""
 
 
 class Interrupted(KeyboardInterrupt):

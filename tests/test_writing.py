@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from scan_tf import files
+from scan_tf import files, writing
 from scan_tf.errors import StageError
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 @contextlib.contextmanager
 def another_process(body: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A process that has run the lines and waits; killed at the end."""
-    program = "import sys\nfrom pathlib import Path\nfrom scan_tf import files\n"
+    program = "import sys\nfrom pathlib import Path\nfrom scan_tf import files, writing\n"
     waits = "\nprint('there', flush=True)\nsys.stdin.read()"
     indent = " " * (len(body.splitlines()[-1]) - len(body.splitlines()[-1].lstrip()))
     if body.rstrip().endswith(":"):
@@ -52,26 +52,26 @@ def names(folder: Path) -> list[str]:
 
 
 def test_the_second_writer_is_refused_and_told_who_is_the_first(tmp_path):
-    with another_process("mine = files.Writing(Path(sys.argv[1]))", tmp_path) as first:
+    with another_process("mine = writing.Writing(Path(sys.argv[1]))", tmp_path) as first:
         with pytest.raises(StageError, match="another program is at work in it: process ") as end:
-            files.Writing.of(tmp_path)
+            writing.Writing.of(tmp_path)
         assert f"process {first.pid} on " in str(end.value)
         assert end.value.exit_code == 2
         first.send_signal(signal.SIGKILL)
         first.wait()
-        assert files.Writing.of(tmp_path)  # however the first one ended
+        assert writing.Writing.of(tmp_path)  # however the first one ended
 
 
 def test_a_process_may_ask_again_until_it_lets_go(tmp_path):
     tried = (
-        "try:\n    files.Writing.of(Path(sys.argv[1]))\nexcept Exception as error:\n"
+        "try:\n    writing.Writing.of(Path(sys.argv[1]))\nexcept Exception as error:\n"
         "    sys.exit(str(error))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    program = f"import sys\nfrom pathlib import Path\nfrom scan_tf import files\n{tried}"
+    program = f"import sys\nfrom pathlib import Path\nfrom scan_tf import files, writing\n{tried}"
     command = [sys.executable, "-c", program, str(tmp_path)]
-    first = files.Writing.of(tmp_path)
-    assert files.Writing.of(tmp_path / "." / "status" / "..") is first
+    first = writing.Writing.of(tmp_path)
+    assert writing.Writing.of(tmp_path / "." / "status" / "..") is first
     refused = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert f"process {os.getpid()} on " in refused.stderr
     del first
@@ -81,10 +81,10 @@ def test_a_process_may_ask_again_until_it_lets_go(tmp_path):
 
 def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, caplog):
     def unsupported(*_):
-        raise OSError(files.errno.ENOLCK, "No locks available")
+        raise OSError(writing.errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", unsupported)
-    assert files.Writing.of(tmp_path)
+    monkeypatch.setattr(writing.fcntl, "flock", unsupported)
+    assert writing.Writing.of(tmp_path)
     assert "this file system has no locks" in caplog.text
     left = tmp_path / ".a.12.tmp"
     left.touch()
@@ -103,7 +103,7 @@ def test_what_a_living_program_writes_stays_and_what_a_killed_one_left_goes(tmp_
     path, folder = tmp_path / "preds.csv", tmp_path / "run" / "export"
     with another_process(body, path, folder) as writer:
         files.write_text(path, "whole")
-        assert files.remove_leftovers(tmp_path) == []
+        assert writing.remove_leftovers(tmp_path) == []
         assert (len(names(tmp_path)), len(names(tmp_path / "run"))) == (3, 1)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
@@ -133,7 +133,7 @@ def test_the_writer_of_a_folder_cleans_all_of_it_and_nothing_else(tmp_path):
     for name in [*others, ".weights.npz.12.tmp"]:
         (tmp_path / "scan" / "heads").mkdir(parents=True, exist_ok=True)
         (tmp_path / "scan" / "heads" / name).touch()
-    files.Writing.of(tmp_path)
+    writing.Writing.of(tmp_path)
     assert names(tmp_path / "scan" / "heads") == sorted(others)
 
 
@@ -142,7 +142,7 @@ def test_a_folder_that_was_moved_away_and_not_replaced_comes_back(tmp_path):
     old.mkdir()
     (old / "saved_model.pb").write_text("old")
     (tmp_path / ".export.0a1b.tmp").mkdir()
-    files.remove_leftovers(tmp_path)
+    writing.remove_leftovers(tmp_path)
     assert names(tmp_path) == ["export"]
     assert names(tmp_path / "export") == ["saved_model.pb"]
 
@@ -154,7 +154,7 @@ def test_a_folder_that_was_moved_away_and_not_replaced_comes_back(tmp_path):
 def swaps(request, monkeypatch):
     """With and without a system call that exchanges two folders."""
     if request.param == "renamed":
-        monkeypatch.setattr(files, "_swap", lambda *_: False)
+        monkeypatch.setattr(files, "swap", lambda *_: False)
     elif not hasattr(ctypes.CDLL(None), "renameat2"):
         pytest.skip("needs renameat2")
 
@@ -186,7 +186,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path):
 
 def test_at_no_moment_is_there_no_folder(tmp_path, monkeypatch):
     folder, seen = tmp_path / "export", []
-    if not files._swap(tmp_path, tmp_path):
+    if not writing.swap(tmp_path, tmp_path):
         pytest.skip("this file system does not exchange folders")
     for number in range(2):
         with monkeypatch.context() as patch:
@@ -209,8 +209,8 @@ def test_at_no_moment_is_there_no_folder(tmp_path, monkeypatch):
 
 def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     synced: list[str] = []
-    sync = files._sync
-    monkeypatch.setattr(files, "_sync", lambda p: (synced.append(p.name), sync(p)))
+    sync = writing.sync
+    monkeypatch.setattr(files, "sync", lambda p: (synced.append(p.name), sync(p)))
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (synced.append("renamed"), replace(a, b)))
     with files.replacing(tmp_path / "export") as fresh:
@@ -234,16 +234,16 @@ def test_what_is_deleted_is_moved_away_first(tmp_path, monkeypatch, caplog):
         assert path.exists()
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.shutil, "rmtree", refused)
-        files.remove(folder)
+        patch.setattr(writing.shutil, "rmtree", refused)
+        writing.remove(folder)
     assert "cannot be deleted completely" in caplog.text
-    assert files.remove_leftovers(tmp_path)
+    assert writing.remove_leftovers(tmp_path)
     assert names(tmp_path) == []
 
 
 def test_of_a_link_the_link_is_deleted(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "scan").symlink_to(tmp_path / "elsewhere")
-    files.remove(tmp_path / "scan")
-    files.remove(tmp_path / "not there")
+    writing.remove(tmp_path / "scan")
+    writing.remove(tmp_path / "not there")
     assert names(tmp_path) == ["elsewhere"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(arguments, "seeds", None) is not None:
         _sort_seeds(parser, arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be valid UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     with signals.Program() as program:
         try:
             code = arguments.function(arguments) or 0

@@ -35,6 +35,7 @@ def write(
     seed: int,
     mined: neighbors.Neighbors | None = None,
     cluster_names: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the page about a clustering.
 
@@ -52,6 +53,7 @@ def write(
         seed: of the neighbours, and of the choice of images where there are too many.
         mined: neighbours of these images; None: they are mined from the features.
         cluster_names: C names, "" for a cluster without one.
+        notes: sentences to warn of, beside those that the assignments tell.
     """
     paths = [*(images.paths or ()), *images.skipped]
     below = _below(paths)
@@ -79,14 +81,17 @@ def write(
             stages=stages,
             settings=settings,
             environment=environment,
-            warnings=remarks(
-                clusters,
-                confidence,
-                num_clusters=probs.shape[1],
-                ece=(last.get("calibration") or {}).get("ece"),
-                skipped=len(images.skipped),
-                exact_duplicates=found.surplus,
-            ),
+            warnings=[
+                *notes,
+                *remarks(
+                    clusters,
+                    confidence,
+                    num_clusters=probs.shape[1],
+                    ece=(last.get("calibration") or {}).get("ece"),
+                    skipped=len(images.skipped),
+                    exact_duplicates=found.surplus,
+                ),
+            ],
             skipped=below[len(paths) - len(images.skipped) :],
             duplicates=found,
         ),

@@ -62,7 +62,7 @@ def annoy_index(
         # The pages of a file need not stay in memory.
         index.on_disk_build(str(temporary))
         _build(index, features, config.n_trees, seed)
-    files.write_text(_stamp(path), json.dumps({**stamp, "bytes": path.stat().st_size}))
+    files.write_text(_stamp(path), json.dumps({**stamp, "sha256": files.sha256(path)}))
     return index
 
 
@@ -164,7 +164,7 @@ def _build(index: AnnoyIndex, features: np.ndarray, n_trees: int, seed: int) -> 
 def _is_current(path: Path, stamp: dict[str, object]) -> bool:
     try:
         known = json.loads(_stamp(path).read_text(encoding="utf-8"))
-        return bool(known == {**stamp, "bytes": path.stat().st_size})
+        return bool(known == {**stamp, "sha256": files.sha256(path)})
     except (OSError, ValueError):
         return False
 

@@ -10,6 +10,7 @@ import numpy as np
 from scan_tf import files
 from scan_tf.augment import policies
 from scan_tf.data.image_set import ImageSet
+from scan_tf.errors import StageError
 from scan_tf.evaluation import consensus
 from scan_tf.evaluation.consensus import Consensus
 from scan_tf.features.embedding import embed, head_probs
@@ -34,6 +35,8 @@ class Result(Best):
     # Mean NMI of two heads, and the deviation of theirs with what they have in common; one head: 1.
     agreement: float
     spread: float
+    # What stands out of the heads, in sentences.
+    warnings: list[str]
 
 
 def run(run: Run) -> Result:
@@ -64,13 +67,20 @@ def run(run: Run) -> Result:
     learning.train(run, config, folder, task, loader, hook=selection)
 
     best = selection.best
-    load_weights(selection.path, task.networks)
+    kept_of = load_weights(selection.path, task.networks)
+    if kept_of and kept_of != best:
+        raise StageError(
+            f"{selection.path}: holds the weights of epoch {kept_of.get('epoch')}, but epoch "
+            f"{best['epoch']} is the best. Use --redo scan."
+        )
     kept_head, found = _combine(run, backbone, heads, best["head"])
     save_weights(
         folder / "weights.npz", {"backbone": backbone, "heads": kept_head}, extra=dict(best)
     )
     files.write_text(folder / "best.json", json.dumps(best, indent=2) + "\n")
     print(f"  kept epoch {best['epoch']}, head {best['head']} (selected on {config.selection})")
+    for sentence in selection.warnings:
+        print(f"  warning: {sentence}")
     if config.num_heads > 1:
         print(
             f"  {config.num_heads} heads agree with each other by NMI {found.agreement:.3f}, with "
@@ -83,6 +93,7 @@ def run(run: Run) -> Result:
         "combine": config.combine,
         "agreement": found.agreement,
         "spread": found.spread,
+        "warnings": selection.warnings,
         **best,
     }
 

@@ -12,7 +12,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +71,9 @@ class Trainer:
         hook: called after every epoch.
         finish: make no step where there is a checkpoint; what it holds is the result.
         when_known: called once with the `Progress`, when the rate means something.
+        belongs: what a checkpoint of this stage belongs to, JSON-able; it travels with it.
+        check: called with the `belongs` of the checkpoint that is gone on from; raises where it
+            belongs to something else.
     """
 
     def __init__(
@@ -85,7 +88,10 @@ class Trainer:
         hook: EpochHook | None = None,
         finish: bool = False,
         when_known: Callable[[Progress], None] | None = None,
+        belongs: Mapping[str, Any] | None = None,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
     ):
+        self._belongs, self._check = dict(belongs or {}), check
         self.task, self.loader, self.config = task, loader, config
         self.directory, self.runtime, self.hook = directory, runtime, hook
         self._finish, self._when_known = finish, when_known
@@ -137,7 +143,9 @@ class Trainer:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the state has been saved.
-            TrainingError: the loss is not finite, or there is no whole epoch to finish with.
+            TrainingError: the loss or a variable is not finite, or there is no whole epoch to
+                finish with.
+            StageError: the checkpoint is damaged, or belongs to something else.
         """
         start = self._restore()
         steps_per_epoch = self.loader.steps_per_epoch
@@ -209,12 +217,18 @@ class Trainer:
         window = self._finite(step)
         self._window = list(window)
         extra = {"window": window, "hook": self.hook.record if self.hook else {}}
-        checkpoint.save_state(self._checkpoint, self.state, step=step, extra=extra)
+        extra["belongs"] = self._belongs
+        try:
+            checkpoint.save_state(self._checkpoint, self.state, step=step, extra=extra)
+        except TrainingError as error:
+            raise TrainingError(f"{error} {self._advice()}") from error
 
     def _restore(self) -> int:
         step = 0
         if self._checkpoint.exists():
             step, extra = checkpoint.restore_state(self._checkpoint, self.state)
+            if self._check is not None:
+                self._check(extra.get("belongs", {}))
             self._window = extra["window"]
             if self.hook is not None:
                 self.hook.record.update(extra["hook"])
@@ -236,10 +250,18 @@ class Trainer:
         if not all(math.isfinite(r["loss"]) for r in rows):
             raise TrainingError(
                 f"The loss is not finite between steps {step - len(rows) + 1} and {step}. "
-                "Lower optimizer.lr, set optimizer.clip_norm, or use runtime.dtype=float32; the "
-                f"last checkpoint in {self._checkpoint.parent} is from before."
+                f"{self._advice()}"
             )
         return rows
+
+    def _advice(self) -> str:
+        """What to do after a divergence, and from which checkpoint it goes on."""
+        found = [f"{file} (step {step})" for file, step in checkpoint.good(self._checkpoint)]
+        kept = f"from before: {' and '.join(found)}" if found else "none yet"
+        return (
+            "Lower optimizer.lr, set optimizer.clip_norm, or use runtime.dtype=float32. The last "
+            f"checkpoints are {kept}."
+        )
 
     def _write(self, row: dict[str, float], writer: tf.summary.SummaryWriter | None) -> None:
         with open(self._log, "a", encoding="utf-8") as file:
