@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types check clean
+.PHONY: help install demo test test-slow torture fuzz lint types check clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,13 @@ test: $(VENV)/.installed-dev  ## run the tests (20 minutes on two cores)
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+torture: $(VENV)/.installed  ## kill a tiny run 100 times, and damage it (20 minutes)
+	$(BIN)/python scripts/torture.py --kills 100 --faults $(ARGS)
+
+fuzz: $(VENV)/.installed-dev  ## read hostile settings and packs for long
+	FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/test_hostile_config.py \
+	    tests/test_hostile_packs.py tests/test_torch_tensors.py $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check style and formatting
 	$(BIN)/ruff check .

@@ -31,7 +31,11 @@ class StageError(ScanError):
 
 
 class TrainingError(ScanError):
-    """Training that went wrong: a loss or variables that are not finite, nothing to learn from."""
+    """Training that went wrong, or that there was nothing to learn from."""
+
+
+class Diverged(TrainingError):
+    """A loss or variables that are not finite; what was saved before is good."""
 
 
 class Interrupted(KeyboardInterrupt):

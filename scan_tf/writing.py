@@ -53,21 +53,29 @@ class Writing:
             found = cls._known[folder.resolve()] = cls(folder)
         return found
 
+    @classmethod
+    def refuse_another(cls, folder: Path) -> None:
+        """Raise StageError where another process has it; nothing is written."""
+        if folder.resolve() not in cls._known:
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(folder / _LOCK, os.O_RDONLY)
+                try:
+                    _check(folder, descriptor)
+                finally:
+                    os.close(descriptor)
+
     def __init__(self, folder: Path):
         path = folder / _LOCK
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         self._close = weakref.finalize(self, os.close, self._descriptor)
-        locked = _lock(self._descriptor)
+        try:
+            locked = _check(folder, self._descriptor)
+        except StageError:
+            self._close()
+            raise
         if locked is None:
             _log.warning("%s: this file system has no locks; run one program at a time.", folder)
-        if locked is False:
-            by = os.read(self._descriptor, 1000).decode(errors="replace").strip()
-            self._close()
-            raise StageError(
-                f"{folder}: another program is at work in it: {by or 'it does not say which'}. "
-                "Wait until it has ended, or end it."
-            )
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         text = f"process {os.getpid()} on {platform.node()} since {now}, {command}"
@@ -163,6 +171,18 @@ def delete(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _check(folder: Path, descriptor: int) -> bool | None:
+    """Lock the file of a folder; None: there are no locks. Raises StageError naming who has it."""
+    locked = _lock(descriptor)
+    if locked is False:
+        by = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+        raise StageError(
+            f"{folder}: another program is at work in it: {by or 'it does not say which'}. "
+            "Wait until it has ended, or end it."
+        )
+    return locked
 
 
 def _lock(descriptor: int) -> bool | None:

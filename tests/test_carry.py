@@ -34,6 +34,7 @@ def begin(run: Path, stage: str) -> Path:
     """Make a stage of a finished run one that was interrupted."""
     path = run / "status" / f"{stage}.json"
     record = json.loads(path.read_text(encoding="utf-8")) | {"status": "interrupted"}
+    del record["sha256"]
     path.write_text(json.dumps(record), encoding="utf-8")
     for later in ("selflabel", "evaluate", "export"):
         if later != stage:

@@ -65,13 +65,13 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
     from scan_tf.data import sources
     from scan_tf.pipeline.run_dir import Run
     from scan_tf.pipeline.stage import STAGES
+    from scan_tf.writing import Writing
 
     run = Run(settings, root)
     done = all(run.record(stage).is_done for stage in STAGES)
     if reads_images and not done:
         sources.check(settings.data)
-        if root.is_dir():
-            run.claim()
+        Writing.refuse_another(root)
     lazy.load_tensorflow()
     return run
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from scan_tf.errors import TrainingError
+from scan_tf.errors import Diverged
 from scan_tf.files import check_same, not_finite, read_npz, write_npz
 
 
@@ -22,11 +22,11 @@ def save_weights(
     """Write the variables of `networks` under `network/variable` names.
 
     Raises:
-        TrainingError: one of them is not finite; what was at `path` stays.
+        Diverged: one of them is not finite; what was at `path` stays.
     """
     arrays = {k: np.asarray(v) for k, v in named_variables(networks).items()}
     if bad := not_finite(arrays):
-        raise TrainingError(
+        raise Diverged(
             f"{path}: not written: {len(bad)} of {len(arrays)} variables are not finite, such as "
             f"{bad[0]}."
         )

@@ -13,7 +13,7 @@ import numpy as np
 from scan_tf import machine
 from scan_tf.config import TrainConfig
 from scan_tf.data.image_set import ImageSet
-from scan_tf.errors import ConfigError, StageError, TrainingError
+from scan_tf.errors import ConfigError, Diverged, StageError
 from scan_tf.methods.task import Task
 from scan_tf.pipeline import status
 from scan_tf.pipeline.extend import SETTINGS
@@ -77,12 +77,12 @@ def train(
     )
     try:
         trainer.run()
-    except TrainingError as error:
+    except Diverged as error:
         rate = f"{owner}.optimizer.lr={config.optimizer.lr / 10:g}"
         ways = [f"anew, scan-tf run --run-dir {run.root} --redo {owner} {rate}"]
         if stage and any((folder / "ckpt").glob("*.npz")):
             ways.insert(0, f"from the last one, scan-tf run --run-dir {run.root} --extend {rate}")
-        raise TrainingError(f"{error} For example: {'; or '.join(ways)}") from error
+        raise Diverged(f"{error} For example: {'; or '.join(ways)}") from error
 
 
 def belonging(run: Run, stage: str) -> dict[str, Any]:

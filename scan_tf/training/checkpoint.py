@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from scan_tf.errors import StageError, TrainingError
+from scan_tf.errors import Diverged, StageError
 from scan_tf.files import check_same, keep, not_finite, read_npz, write_npz
 
 FORMAT = 2
@@ -27,11 +27,11 @@ def save_state(
     What was there becomes the generation before, `previous` beside it.
 
     Raises:
-        TrainingError: a variable is not finite; what was there stays.
+        Diverged: a variable is not finite; what was there stays.
     """
     arrays = {name: np.asarray(v) for name, v in variables.items()}
     if bad := not_finite(arrays):
-        raise TrainingError(
+        raise Diverged(
             f"{len(bad)} of {len(arrays)} variables are not finite at step {step}, such as "
             f"{bad[0]}; they are not saved."
         )

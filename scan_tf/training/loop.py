@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ import tensorflow as tf
 
 from scan_tf import files, signals
 from scan_tf.config import RuntimeConfig, TrainConfig
-from scan_tf.errors import Interrupted, TrainingError
+from scan_tf.errors import Diverged, Interrupted, TrainingError
 from scan_tf.files import read_metrics
 from scan_tf.machine import Device
 from scan_tf.methods.task import Task
@@ -31,6 +32,8 @@ from scan_tf.training.loader import Inputs
 from scan_tf.training.optim import Optimizer, Schedule
 from scan_tf.training.profiler import profiled
 from scan_tf.training.progress import Progress
+
+_log = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
@@ -113,6 +116,7 @@ class Trainer:
             jit=device.jit_heads if per_call > 1 else device.jit_step,
         )
         self._window: list[dict[str, Any]] = []
+        self._rows = 0
         self._checkpoint = directory / "ckpt" / "state.npz"
         self._log = directory / "metrics.jsonl"
 
@@ -143,8 +147,8 @@ class Trainer:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the state has been saved.
-            TrainingError: the loss or a variable is not finite, or there is no whole epoch to
-                finish with.
+            Diverged: the loss or a variable is not finite.
+            TrainingError: there is no whole epoch to finish with.
             StageError: the checkpoint is damaged, or belongs to something else.
         """
         start = self._restore()
@@ -217,23 +221,30 @@ class Trainer:
         window = self._finite(step)
         self._window = list(window)
         extra = {"window": window, "hook": self.hook.record if self.hook else {}}
-        extra["belongs"] = self._belongs
+        extra |= {"belongs": self._belongs, "rows": self._rows}
         try:
             checkpoint.save_state(self._checkpoint, self.state, step=step, extra=extra)
-        except TrainingError as error:
-            raise TrainingError(f"{error} {self._advice()}") from error
+        except Diverged as error:
+            raise Diverged(f"{error} {self._advice()}") from error
 
     def _restore(self) -> int:
-        step = 0
+        step = known = 0
         if self._checkpoint.exists():
             step, extra = checkpoint.restore_state(self._checkpoint, self.state)
             if self._check is not None:
                 self._check(extra.get("belongs", {}))
-            self._window = extra["window"]
+            self._window, known = extra["window"], extra.get("rows", 0)
             if self.hook is not None:
                 self.hook.record.update(extra["hook"])
-        rows = [r for r in read_metrics(self._log) if r["step"] <= step]
+        rows = [r for r in read_metrics(self._log) if r.get("step", step + 1) <= step]
+        if len(rows) < known:
+            _log.warning(
+                "%s: %d of %d rows are missing or damaged; the curves have a gap, the training "
+                "goes on exactly.",
+                *(self._log, known - len(rows), known),
+            )
         files.write_text(self._log, "".join(json.dumps(r) + "\n" for r in rows))
+        self._rows = len(rows)
         return step
 
     def _means(self, step: int) -> dict[str, float]:
@@ -248,7 +259,7 @@ class Trainer:
         """The metrics since the last log, as numbers; refuses a loss that is not finite."""
         rows = [row for metrics in self._window for row in scalars(metrics)]
         if not all(math.isfinite(r["loss"]) for r in rows):
-            raise TrainingError(
+            raise Diverged(
                 f"The loss is not finite between steps {step - len(rows) + 1} and {step}. "
                 f"{self._advice()}"
             )
@@ -266,6 +277,7 @@ class Trainer:
     def _write(self, row: dict[str, float], writer: tf.summary.SummaryWriter | None) -> None:
         with open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        self._rows += 1
         if writer is not None:
             with writer.as_default(step=int(row["step"])):
                 for name, value in row.items():
