@@ -7,13 +7,15 @@ machine without power, leaves the old file or the new one. One process at a time
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -73,6 +75,16 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8; names that are no UTF-8 go out as they came in."""
     with atomic(path) as fresh:
         fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+@contextlib.contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """A file opened to be read; a pipe or a device, which might never end, is an OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        yield file
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from PIL import Image
 from scan_tf.data import decoding
 from scan_tf.data.decoding import Budget, Limits, decode
 from scan_tf.errors import DataError
+from scan_tf.models import torch_tensors
 
 FREE = Budget(2**40)
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
@@ -39,6 +40,12 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
     refusal(tmp_path / "y.jpg")
     with pytest.raises(OSError, match="no regular file"):
         decoding.size_of(tmp_path / "x.jpg")
+
+
+def test_a_pipe_is_no_pytorch_file_either(tmp_path):
+    os.mkfifo(tmp_path / "weights.pth")
+    with pytest.raises(DataError, match="weights.pth: cannot be opened .*no regular file"):
+        torch_tensors.load(tmp_path / "weights.pth")
 
 
 def test_no_other_program_is_started(tmp_path, monkeypatch):

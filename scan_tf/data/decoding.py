@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 import os
-import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from scan_tf.errors import DataError
+from scan_tf.files import open_regular
 
 # Formats whose decoders run in this process alone; Pillow would start Ghostscript for EPS.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000")
@@ -90,7 +90,7 @@ def decode(
 
     limits = limits or Limits()
     try:
-        with _regular(path) as file, Image.open(file, formats=_formats()) as image:
+        with open_regular(path) as file, Image.open(file, formats=_formats()) as image:
             pixels = math.prod(image.size)
             if pixels > limits.megapixels * 1e6:
                 raise ValueError(
@@ -108,7 +108,7 @@ def size_of(path: str | Path) -> tuple[int, int]:
     """Width and height as the head of a file says. Raises OSError where it is no image."""
     from PIL import Image
 
-    with _regular(path) as file, Image.open(file, formats=_formats()) as image:
+    with open_regular(path) as file, Image.open(file, formats=_formats()) as image:
         return image.size
 
 
@@ -135,16 +135,6 @@ def _small(image: Any, size: int) -> Any:
         square = square.convert("RGBA")  # what cannot be averaged as it is
     factor = min(side // size, math.ceil(side / math.isqrt(_LARGE)))
     return square.reduce(factor) if factor > 1 else square
-
-
-@contextlib.contextmanager
-def _regular(path: str | Path) -> Iterator[Any]:
-    """A file opened to be read; a pipe or a device, which might never end, is refused."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("no regular file")
-        yield file
 
 
 @functools.cache

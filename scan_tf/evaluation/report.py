@@ -85,7 +85,10 @@ def write(
     report.update(scores)  # type: ignore[typeddict-item]
     last, skipped = clusterings[-1], len(images.skipped)
     seen = {"num_clusters": last.probs.shape[1], "skipped": skipped}
-    report["warnings"] = [*report["warnings"], *remarks(last.clusters, last.confidence, **seen)]
+    report["warnings"] = [
+        *report.get("warnings", []),
+        *remarks(last.clusters, last.confidence, **seen),
+    ]
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     assignments.write(folder, images, root, clusterings)
     assignments.write_mappings(folder, images, clusterings, scores, formulas=config.formulas)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import cast
 
 import numpy as np
 
 from scan_tf import files
 from scan_tf.augment import policies
 from scan_tf.data.image_set import ImageSet
-from scan_tf.errors import StageError
 from scan_tf.evaluation import consensus
 from scan_tf.evaluation.consensus import Consensus
 from scan_tf.features.embedding import embed, head_probs
@@ -68,11 +68,8 @@ def run(run: Run) -> Result:
 
     best = selection.best
     kept_of = load_weights(selection.path, task.networks)
-    if kept_of and kept_of != best:
-        raise StageError(
-            f"{selection.path}: holds the weights of epoch {kept_of.get('epoch')}, but epoch "
-            f"{best['epoch']} is the best. Use --redo scan."
-        )
+    if kept_of and kept_of != best:  # of a later epoch, after which the program was killed
+        best = cast(Best, kept_of)
     kept_head, found = _combine(run, backbone, heads, best["head"])
     save_weights(
         folder / "weights.npz", {"backbone": backbone, "heads": kept_head}, extra=dict(best)
