@@ -31,7 +31,7 @@ torture: $(VENV)/.installed  ## kill a tiny run 100 times, and damage it (20 min
 
 fuzz: $(VENV)/.installed-dev  ## read hostile settings and packs for long
 	FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/test_hostile_config.py \
-	    tests/test_hostile_packs.py tests/test_torch_tensors.py $(ARGS)
+	    tests/test_hostile_packs.py tests/test_hostile_files.py tests/test_torch_tensors.py $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check style and formatting
 	$(BIN)/ruff check .

@@ -233,7 +233,7 @@ def _rates(run: Run) -> dict[str, float]:
     """Steps per second of each stage in the last leg that measured it."""
     rates: dict[str, float] = {}
     for row in read_metrics(run.root / JOURNAL):
-        rates |= {k: v for k, v in row["steps_per_second"].items() if v > 0}
+        rates |= {k: v for k, v in row.get("steps_per_second", {}).items() if v > 0}
     return rates
 
 

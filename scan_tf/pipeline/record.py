@@ -30,6 +30,11 @@ _SEALED = (
     "variables/*",
 )
 _COPY = "record.json"
+# The kinds of errors in which damage shows.
+_DAMAGE = (
+    *(ArithmeticError, AttributeError, LookupError),
+    *(OSError, RecursionError, TypeError, ValueError),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -83,10 +88,10 @@ def read(root: Path, stage: str) -> Record:
         return Record()
     try:
         return _parse(path)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except _DAMAGE as error:
         try:
             found = _parse(copy)
-        except (OSError, ValueError, LookupError, TypeError):
+        except _DAMAGE:
             raise StageError(
                 f"{path}: damaged ({error!r}). The results beside it may be good: take the record "
                 f"from a pack or a copy of the run. --redo {stage} makes the stage anew."
