@@ -56,6 +56,11 @@ def _failed(error: BaseException) -> int:
     if isinstance(error, (ScanError, OSError)):
         print(f"scan-tf: {error}", file=sys.stderr)
         return getattr(error, "exit_code", ScanError.exit_code)
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and isinstance(error, tensorflow.errors.OpError):
+        # A full disk, no memory left on the device: the rest of the message is its graph.
+        print(f"scan-tf: {str(error.message).splitlines()[0]}", file=sys.stderr)
+        return ScanError.exit_code
     if isinstance(error, KeyboardInterrupt):  # outside of the main thread
         print(f"scan-tf: interrupted. {signals.GO_ON}", file=sys.stderr)
         return 130

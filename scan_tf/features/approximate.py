@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from scan_tf import files, machine
 from scan_tf.config import NeighborsConfig
-from scan_tf.errors import ConfigError, DataError
+from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.features.search import exact
 
 if TYPE_CHECKING:
@@ -59,9 +59,12 @@ def annoy_index(
     # The stamp goes first and comes back last: it never describes another index than its own.
     _stamp(path).unlink(missing_ok=True)
     with files.atomic(path) as temporary:
-        # The pages of a file need not stay in memory.
-        index.on_disk_build(str(temporary))
-        _build(index, features, config.n_trees, seed)
+        try:
+            # The pages of a file need not stay in memory.
+            index.on_disk_build(str(temporary))
+            _build(index, features, config.n_trees, seed)
+        except Exception as error:  # Annoy knows no other kind
+            raise StageError(f"{path}: the index cannot be written ({error}).") from error
     files.write_text(_stamp(path), json.dumps({**stamp, "sha256": files.sha256(path)}))
     return index
 
