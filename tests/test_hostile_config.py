@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -161,3 +162,12 @@ def test_any_overrides_are_taken_or_refused(pairs):
     with contextlib.suppress(ConfigError):
         variants.parse(texts)
     assert all(isinstance(arguments.is_override(text), bool) for text in texts)
+
+
+def test_a_path_that_is_no_utf8_comes_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    made = config.from_dict({"data": {"name": "folder", "path": name}})
+    (tmp_path / "config.yaml").write_text(config.dump(made), encoding="utf-8")
+    assert config.load(tmp_path / "config.yaml").data.path == name
+    quoted = f"data.path={json.dumps(name)}"
+    assert config.load(tmp_path / "config.yaml", [quoted]).data.path == name
