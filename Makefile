@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo say-demo test say-test test-slow lint types check clean
+.PHONY: help install demo say-demo test say-test test-slow torture fuzz lint types check clean
 
 # What comes before, the first time.
 first = $(if $(wildcard $(VENV)/$(1)),,, after installing into $(VENV) (2 GB, 2 to 5 minutes))
@@ -36,6 +36,13 @@ say-test:
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+torture: $(VENV)/.installed  ## kill a tiny run 100 times, and damage it (20 minutes)
+	$(BIN)/python scripts/torture.py --kills 100 --faults $(ARGS)
+
+fuzz: $(VENV)/.installed-dev  ## read hostile settings and packs for long
+	FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/test_hostile_config.py \
+	    tests/test_hostile_packs.py tests/test_hostile_files.py tests/test_torch_tensors.py $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check style and formatting
 	$(BIN)/ruff check .

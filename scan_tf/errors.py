@@ -31,11 +31,19 @@ class StageError(ScanError):
 
 
 class TrainingError(ScanError):
-    """Training that went wrong: a loss that is not finite, or a head that collapsed."""
+    """Training that went wrong, or that there was nothing to learn from."""
 
 
-class Interrupted(ScanError):
-    """SIGINT or SIGTERM: the state was saved and the same command goes on from there."""
+class Diverged(TrainingError):
+    """A loss or variables that are not finite; what was saved before is good."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM: the same command goes on from what was saved.
+
+    No `Exception`, so that nothing takes it for an error of its own: no reader of files calls them
+    damaged, no sweep counts a failed point.
+    """
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)

@@ -1,22 +1,26 @@
 """Files and folders that are whole or not there: text, arrays with a manifest, rows of metrics.
 
-Everything is written to a temporary file and renamed, so that a killed program leaves the
-old file or the new one.
+Everything is written to a temporary file, synced and renamed, so that a killed program, or a
+machine without power, leaves the old file or the new one. One process at a time writes in a folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from scan_tf.errors import StageError
+from scan_tf.writing import OLD, delete, swap, sync, temporary
 
 _MANIFEST = "manifest"
 
@@ -24,7 +28,7 @@ _MANIFEST = "manifest"
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
     """Write arrays and a JSON manifest atomically; the manifest also gets what they are."""
     text = json.dumps({**manifest, "arrays": describe(arrays)})
-    with atomic(path) as temporary, open(temporary, "wb") as file:
+    with atomic(path) as fresh, open(fresh, "wb") as file:
         everything: dict[str, Any] = {_MANIFEST: np.array(text), **arrays}
         np.savez(file, **everything)
 
@@ -47,49 +51,88 @@ def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise StageError(f"{path}: damaged or not written by scan_tf ({error}).") from error
 
 
+def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of those that hold a NaN or an infinity."""
+    return [
+        name
+        for name, array in arrays.items()
+        if array.dtype.kind not in "OSUV" and not np.isfinite(array).all()
+    ]
+
+
+def keep(path: Path, copy: Path) -> None:
+    """Have `copy` hold what `path` does, whatever `path` becomes; nothing where there is none."""
+    if path.exists():
+        with atomic(copy) as fresh:
+            fresh.unlink()
+            try:
+                os.link(path, fresh)  # sound, because files are replaced and never changed
+            except OSError:  # no hard links here
+                shutil.copy(path, fresh)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write a text file atomically, in UTF-8; names that are no UTF-8 go out as they came in."""
+    with atomic(path) as fresh:
+        fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+@contextlib.contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """A file opened to be read; a pipe or a device, which might never end, is an OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        yield file
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, and rename it to `path` when the block succeeds."""
+    """Give an empty file beside `path`, which is renamed to `path` when the block succeeds.
+
+    What is at `path` then is on the disk, and stays there when the power fails.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with temporary(path) as fresh:
+        yield fresh
+        sync(fresh)
+        os.replace(fresh, path)
+        sync(path.parent)
 
 
 @contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Give a path beside `folder`; the folder made there takes its place when the block succeeds.
+    """Give an empty folder beside `folder`, which takes its place when the block succeeds.
 
-    What stood there stays until then, and is gone afterwards.
+    What stood there stays until then, and is gone afterwards; at every moment one of them stands
+    there, where the file system can swap two folders.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    old = fresh.with_suffix(".old")
-    try:
+    with temporary(folder, is_folder=True) as fresh:
         yield fresh
-        # No portable call swaps two folders; between these two lines there is none.
-        if folder.exists():
+        for below, _, names in os.walk(fresh):
+            for name in names:
+                sync(Path(below, name))
+            sync(Path(below))
+        if not folder.exists():
+            os.replace(fresh, folder)
+        elif not swap(fresh, folder):
+            old = fresh.with_suffix(OLD)
             os.replace(folder, old)
-        os.replace(fresh, folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+            os.replace(fresh, folder)
+            delete(old)
+        sync(folder.parent)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def describe(arrays: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -116,11 +159,12 @@ def check_same(
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line that was cut off by a kill is dropped."""
+    """The rows of a `metrics.jsonl`; a line that was cut off by a kill, or damaged, is dropped."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            rows += [row] if isinstance(row, dict) else []
     return rows

@@ -75,7 +75,9 @@ def _filtered_stderr() -> Iterator[None]:
         return
     sys.stderr.flush()
     command = [sys.executable, "-I", "-S", "-c", _FILTER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as program:
+    # In a session of its own, where Ctrl-C does not end it.
+    how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    with subprocess.Popen(command, **how, start_new_session=True) as program:
         assert program.stdin is not None  # noqa: S101 - it is a pipe
         stderr = os.dup(2)
         os.dup2(program.stdin.fileno(), 2)

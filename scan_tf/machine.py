@@ -8,6 +8,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,16 @@ def num_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def threads(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads; where the block ends early, what they have not begun is not begun."""
+    pool = ThreadPoolExecutor(count or num_cpus())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def cpu_has_bfloat16() -> bool:

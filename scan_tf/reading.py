@@ -17,8 +17,10 @@ from typing import Any
 import yaml
 
 from scan_tf.errors import ConfigError
-from scan_tf.schema import Section, did_you_mean, find_module, show
+from scan_tf.schema import Section, did_you_mean, find_module, shorten, show
 
+# Of a config file: all settings of all methods take some thousand bytes and hundred values.
+_MAX_BYTES, _MAX_VALUES = 2**20, 20_000
 _log = logging.getLogger(__name__)
 
 
@@ -79,19 +81,64 @@ def summary(path: Path) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError when there is none, or a key is given twice."""
     try:
+        if not path.is_file():
+            raise OSError("no such file" if not path.exists() else "no regular file")
+        if (size := path.stat().st_size) > _MAX_BYTES:
+            raise OSError(f"it has {size:,} bytes, expected up to {_MAX_BYTES:,}")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: the config file cannot be read ({error}).") from error
-    try:
-        _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    tree = parse_yaml(text, f"{path}: not valid YAML", path)
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {show(tree)}.")
     return tree
+
+
+def parse_yaml(text: str, complaint: str, path: Path | None = None) -> Any:
+    """What a YAML text says.
+
+    Args:
+        text: the text, from anybody.
+        complaint: what to begin the message with.
+        path: of a file that holds it, for the place of a key that is given twice.
+
+    Raises:
+        ConfigError: it is not valid, holds more than settings need, or a key is given twice.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_size(node)
+        _refuse_duplicates(node, "" if path is None else f"{path}:")
+        return yaml.safe_load(text)
+    except ConfigError:
+        raise
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{complaint}: {shorten(str(error))}") from error
+    # Of values that the resolver takes for what they are not, such as the date 2000-99-99, and of
+    # deep nesting PyYAML makes errors of a dozen kinds.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{complaint}: a value cannot be read ({error}).") from error
+    except RecursionError as error:
+        raise ConfigError(f"{complaint}: it is nested too deep.") from error
+
+
+def _check_size(node: yaml.Node | None) -> None:
+    """Refuse more values than settings need, as a few aliases of aliases make them.
+
+    Raises ValueError.
+    """
+    waiting, count = [node], 0
+    while waiting:
+        inner = waiting.pop()
+        count += 1
+        if count > _MAX_VALUES:
+            raise ValueError(f"it holds more than {_MAX_VALUES:,} values, or one within itself")
+        if isinstance(inner, yaml.MappingNode):
+            waiting += [part for pair in inner.value for part in pair]
+        elif isinstance(inner, yaml.SequenceNode):
+            waiting += inner.value
 
 
 def _refuse_duplicates(node: yaml.Node | None, path: str) -> None:
@@ -102,7 +149,7 @@ def _refuse_duplicates(node: yaml.Node | None, path: str) -> None:
             name = str(key.value)
             if name in seen:
                 line = key.start_mark.line + 1
-                raise ConfigError(f"{path}:{line}: the key '{name}' is given twice.")
+                raise ConfigError(f"{path}{line}: the key '{shorten(name)}' is given twice.")
             seen.add(name)
             _refuse_duplicates(value, path)
 
@@ -111,17 +158,17 @@ def split_override(text: str) -> tuple[str, str]:
     """The dotted key and the value, as text, of `key=value`. Raises ConfigError for others."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"override '{text}': expected key=value, such as scan.epochs=20.")
+        raise ConfigError(
+            f"override '{shorten(text)}': expected key=value, such as scan.epochs=20."
+        )
     return key.strip(), raw
 
 
 def _parse_override(text: str) -> tuple[list[str], Any, str]:
     """The keys and the value of an override, and the text itself."""
     key, raw = split_override(text)
-    try:
-        return key.split("."), yaml.safe_load(raw), text
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override '{text}': the value is not valid YAML: {error}") from error
+    complaint = f"override '{shorten(text)}': the value is not valid YAML"
+    return key.split("."), parse_yaml(raw, complaint), text
 
 
 def _leave_out_replaced(
@@ -151,7 +198,9 @@ def _apply_override(tree: dict[str, Any], keys: list[str], value: Any, text: str
     for section in sections:
         inner = _expand_name(tree.get(section) or {})
         if not isinstance(inner, Mapping):
-            raise ConfigError(f"override '{text}': {section} is {show(inner)}, not a section.")
+            raise ConfigError(
+                f"override '{shorten(text)}': {section} is {show(inner)}, not a section."
+            )
         tree[section] = tree = dict(inner)
     # A section given by its name alone, `pretext=rotnet`, keeps its other settings.
     if isinstance(tree.get(leaf), Mapping) and isinstance(value, str):
@@ -191,9 +240,10 @@ def build(cls: type, tree: Any, path: str = "") -> Any:
     hints, fields = typing.get_type_hints(cls), _fields(cls)
     values: dict[str, Any] = {}
     for key, value in tree.items():
-        where = f"{path}.{key}" if path else str(key)
+        name = shorten(key) if isinstance(key, str) else show(key)
+        where = f"{path}.{name}" if path else name
         if key not in hints:
-            raise ConfigError(f"unknown key '{where}'. {did_you_mean(str(key), hints)}")
+            raise ConfigError(f"unknown key '{where}'. {did_you_mean(name, hints)}")
         if not dataclasses.is_dataclass(hints[key]):
             values[key] = value
             continue

@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 from scan_tf.errors import ConfigError
 
+# What NumPy and TensorFlow can count to.
+_MAX_INTEGER = 2**63 - 1
+
 
 def setting(
     default: Any,
@@ -68,8 +71,8 @@ def find_module(package: str, name: str, key: str) -> types.ModuleType:
     known = modules_of(package)
     if name in known:
         return importlib.import_module(f"{package}.{name}")
-    if "." not in name:
-        raise ConfigError(f"{key}: unknown '{name}'. {did_you_mean(name, known)}")
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name):
+        raise ConfigError(f"{key}: unknown '{shorten(name)}'. {did_you_mean(name, known)}")
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -172,7 +175,7 @@ def did_you_mean(name: str, known: Iterable[str], *, near: Iterable[str] = ()) -
         near: more that may be the nearest one.
     """
     known = sorted(known)
-    found = difflib.get_close_matches(name, sorted({*known, *near}), n=1)
+    found = difflib.get_close_matches(name[:100], sorted({*known, *near}), n=1)
     hint = f"Did you mean '{found[0]}'? " if found else ""
     return f"{hint}Available: {', '.join(known)}."
 
@@ -187,7 +190,7 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
     if origin is Literal:
         if value in args and not isinstance(value, bool):
             return value
-        hint_text = did_you_mean(str(value), map(str, args))
+        hint_text = did_you_mean(value if isinstance(value, str) else "", map(str, args))
         raise ConfigError(f"{path}: {show(value)} is not a choice. {hint_text}")
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or len(value) != len(args):
@@ -199,9 +202,14 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
         if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
             value = float(value)
         if isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError:
+                value = math.inf
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{path}: expected {_kind(hint)}, got {show(value)}.")
+    if hint is str and "\0" in value:
+        raise ConfigError(f"{path}: expected a text without NUL, got {show(value)}.")
     if hint is float and not math.isfinite(value):
         raise ConfigError(f"{path}: expected a finite number, got {show(value)}.")
     return value
@@ -215,11 +223,17 @@ def _check_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
         return
     low, high, above = (bounds.get(k) for k in ("low", "high", "above"))
     if low is not None and value < low:
-        raise ConfigError(f"{path}: must be at least {low}, got {value}.")
+        raise ConfigError(f"{path}: must be at least {low}, got {_number(value)}.")
     if above is not None and value <= above:
-        raise ConfigError(f"{path}: must be greater than {above}, got {value}.")
+        raise ConfigError(f"{path}: must be greater than {above}, got {_number(value)}.")
     if high is not None and value > high:
-        raise ConfigError(f"{path}: must be at most {high}, got {value}.")
+        raise ConfigError(f"{path}: must be at most {high}, got {_number(value)}.")
+    if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+        raise ConfigError(f"{path}: must be at most {_MAX_INTEGER}, got {_number(value)}.")
+
+
+def _number(value: float) -> str:
+    return str(value) if abs(value) <= _MAX_INTEGER else show(value).rpartition(" (")[0]
 
 
 def _check_name(value: Any, names: Sequence[str] | None, path: str) -> None:
@@ -235,4 +249,13 @@ def _kind(hint: Any) -> str:
 
 def show(value: Any) -> str:
     """A value and its type, for error messages."""
-    return f"{value!r} ({type(value).__name__})"
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return f"{shorten(text)} ({type(value).__name__})"
+
+
+def shorten(text: str, most: int = 200) -> str:
+    """A text for an error message: one that is long without its middle."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"

@@ -34,6 +34,7 @@ def begin(run: Path, stage: str) -> Path:
     """Make a stage of a finished run one that was interrupted."""
     path = run / "status" / f"{stage}.json"
     record = json.loads(path.read_text(encoding="utf-8")) | {"status": "interrupted"}
+    del record["sha256"]
     path.write_text(json.dumps(record), encoding="utf-8")
     for later in ("selflabel", "evaluate", "export"):
         if later != stage:
@@ -171,10 +172,12 @@ def test_the_same_run_is_packed_to_the_same_bytes(finished, tmp_path):
 def test_nothing_is_written_outside_of_the_folder(tmp_path, name):
     folder = tmp_path / "pack"
     folder.mkdir()
-    with tarfile.open(folder / "0.part", "w") as archive:
+    text = io.BytesIO()
+    with tarfile.open(fileobj=text, mode="w") as archive:
         archive.addfile(tarfile.TarInfo(name), io.BytesIO())
-    digest = hashlib.sha256((folder / "0.part").read_bytes()).hexdigest()
-    part = {"name": "0.part", "bytes": 1, "sha256": digest}
+    digest = hashlib.sha256(text.getvalue()).hexdigest()
+    part = {"name": f"000-{digest[:12]}.part", "bytes": len(text.getvalue()), "sha256": digest}
+    (folder / part["name"]).write_bytes(text.getvalue())
     (folder / "manifest.json").write_text(json.dumps({"format": packs.FORMAT, "parts": [part]}))
     with pytest.raises(DataError, match="is no file inside of the folder"):
         packs.unpack([folder], tmp_path / "run")

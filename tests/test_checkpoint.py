@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from scan_tf import files
-from scan_tf.errors import StageError
+from scan_tf.errors import Diverged, StageError
 from scan_tf.models.heads import ClusterHeads, ProjectionHead
 from scan_tf.models.weights import load_weights, named_variables, save_weights
 from scan_tf.training import checkpoint
@@ -42,7 +42,7 @@ def failure(function, *args, **kwargs):
 
 def test_state_comes_back_exactly(tmp_path, rng):
     arrays = [(3 * rng.standard_normal(s)).astype(d) for d in DTYPES for s in ((), (2, 3))]
-    arrays[1][0, 0] = np.nan
+    arrays[1][0, 0] = 1e-45
     path = tmp_path / "deep" / "state.npz"
     extra = {"window": [{"loss": 0.1}], "hook": {"best": None, "name": "é"}}
     saved = named([tf.Variable(a) for a in arrays]) | {"a/keras": keras.Variable(arrays[1])}
@@ -80,6 +80,34 @@ def test_another_dtype_is_refused(tmp_path):
     checkpoint.save_state(path, {"a": tf.Variable(1)}, step=1, extra={})
     said = failure(checkpoint.restore_state, path, {"a": tf.Variable(1.0)})
     assert "a is [[], 'int32'], expected [[], 'float32']" in said
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_not_saved_and_what_was_there_stays(tmp_path, value):
+    path = tmp_path / "state.npz"
+    checkpoint.save_state(path, {"a": tf.Variable([1.0])}, step=1, extra={})
+    bad = {"a": tf.Variable([1.0]), "b": tf.Variable([1.0, value])}
+    with pytest.raises(Diverged, match="1 of 2 variables are not finite at step 2, such as b"):
+        checkpoint.save_state(path, bad, step=2, extra={})
+    assert checkpoint.good(path) == [(path, 1)]
+    network = heads()
+    network.variables[0].assign(np.full(network.variables[0].shape, value))
+    with pytest.raises(Diverged, match="not written: 1 of 2 variables are not finite"):
+        save_weights(tmp_path / "weights.npz", {"heads": network})
+    assert os.listdir(tmp_path) == ["state.npz"]
+
+
+def test_two_generations_are_kept(tmp_path):
+    path = tmp_path / "state.npz"
+    for step in range(4):
+        checkpoint.save_state(path, {"a": tf.Variable(step)}, step=step, extra={})
+    before = checkpoint.previous(path)
+    assert checkpoint.good(path) == [(path, 3), (before, 2)]
+    path.write_bytes(b"")
+    assert checkpoint.good(path) == [(before, 2)]
+    assert f"mv {before} {path}" in failure(checkpoint.restore_state, path, {"a": tf.Variable(0)})
+    before.write_bytes(b"")
+    assert "mv " not in failure(checkpoint.restore_state, path, {"a": tf.Variable(0)})
 
 
 def test_variables_of_one_shape_are_not_swapped(tmp_path):

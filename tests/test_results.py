@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,9 +15,11 @@ import result_table
 import yaml
 from tiny_runs import copy, opened, scan_tf
 
+from scan_tf import files
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.experiments import published_results
 from scan_tf.files import read_metrics
+from scan_tf.pipeline import record as records
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "results.py"
@@ -29,7 +32,15 @@ def load(path: Path) -> dict:
 
 
 def change(path: Path, **changes) -> None:
-    path.write_text(json.dumps(load(path) | changes), encoding="utf-8")
+    """Change a file of a run, and what its records know of it."""
+    run, known = path.parents[1], load(path) | changes
+    if path.parent.name == "status":
+        known.pop("sha256")
+    path.write_text(json.dumps(known), encoding="utf-8")
+    if path.name == "report.json":
+        found = records.read(run, "evaluate")
+        sealed = found.files | {"report.json": files.sha256(path)}
+        records.write(run, "evaluate", dataclasses.replace(found, files=sealed))
 
 
 @pytest.fixture
@@ -173,7 +184,7 @@ def test_repeated_runs_are_published_as_means(run, folder, tmp_path):
     report = load(other / "eval" / "report.json")
     report["seed"] = 1
     report["selflabel"]["acc"] -= 0.1
-    (other / "eval" / "report.json").write_text(json.dumps(report))
+    change(other / "eval" / "report.json", **report)
     settings = (other / "config.yaml").read_text().replace("\nseed: 0\n", "\nseed: 1\n")
     (other / "config.yaml").write_text(settings)
     record = load(other / "status" / "pretext.json")
@@ -209,7 +220,7 @@ def test_the_table_has_a_row_and_a_note_for_each_and_the_paper_below(run, folder
     report["kmeans_features"] |= {"acc": 0.3506, "acc_std": 0.0175, "nmi": 0.2322, "ari": 0.1508}
     report["scan"] |= {"acc": 0.4122, "nmi": 0.2996, "ari": 0.2011}
     report["selflabel"] |= {"acc": 0.4512, "nmi": 0.3152, "ari": 0.2208, "matching": "hungarian"}
-    (run / "eval" / "report.json").write_text(json.dumps(report))
+    change(run / "eval" / "report.json", **report)
     os.utime(run / "eval" / "report.json", (DAY, DAY))
     for stage, seconds in (("pretext", 2322), ("neighbors", 36), ("scan", 752), ("selflabel", 300)):
         change(run / "status" / f"{stage}.json", wall_time_s=seconds)

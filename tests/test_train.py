@@ -21,11 +21,12 @@ from small_tasks import batch as batch_of
 from small_tasks import loader as cached_loader
 
 from scan_tf.config import OptimizerConfig
-from scan_tf.errors import Interrupted, StageError, TrainingError
+from scan_tf.errors import Diverged, Interrupted, StageError, TrainingError
 from scan_tf.files import read_metrics
 from scan_tf.methods.selflabel import confident
 from scan_tf.methods.task import Task, View
 from scan_tf.models.heads import ClusterHeads
+from scan_tf.training import checkpoint
 
 TESTS = pathlib.Path(__file__).parent
 STEPS_PER_EPOCH, EPOCHS = 5, 4
@@ -399,6 +400,62 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     loop.run()
     assert all(np.isfinite(v).all() for v in outcome(loop)[0])
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == 20
+
+
+class Breaking(Toy):
+    """Its loss stays finite, and one of its variables does not."""
+
+    def after_update(self, batch):
+        super().after_update(batch)
+        self.seen.assign(self.seen * tf.where(self.updates > 7, np.inf, 1.0))
+
+
+def test_variables_that_are_not_finite_are_not_saved_either(tmp_path):
+    runtime = dataclasses.replace(RUNTIME, checkpoint_minutes=1e-9)
+    loop = trainer(Breaking(), Given(toy_batches()), tmp_path, epochs=4, runtime=runtime)
+    with pytest.raises(Diverged, match=r"variables are not finite at step 8, such as ") as end:
+        loop.run()
+    state, before = tmp_path / "ckpt" / "state.npz", tmp_path / "ckpt" / "previous.npz"
+    assert f"from before: {state} (step 7) and {before} (step 6)" in str(end.value)
+    assert checkpoint.good(state) == [(state, 7), (before, 6)]
+
+
+def test_a_damaged_checkpoint_names_the_one_before_which_goes_on_bit_for_bit(
+    tmp_path, uninterrupted
+):
+    for step in (6, 12):
+        with pytest.raises(Interrupted):
+            toy(tmp_path, Stopping(toy_batches(), signal.SIGTERM, {step})).run()
+    state, before = tmp_path / "ckpt" / "state.npz", tmp_path / "ckpt" / "previous.npz"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(StageError, match=f"To go on from there: mv {before} {state}$"):
+        toy(tmp_path).run()
+    before.rename(state)
+    loop = toy(tmp_path)
+    loop.run()
+    np.testing.assert_equal(outcome(loop), uninterrupted)
+
+
+def test_a_checkpoint_says_what_it_belongs_to(tmp_path):
+    seen = []
+    source = Stopping(toy_batches(), signal.SIGTERM, {2})
+    first = toy(tmp_path, source, belongs={"settings": 1}, check=seen.append)
+    with pytest.raises(Interrupted):
+        first.run()
+    toy(tmp_path, belongs={"settings": 2}, check=seen.append).run()
+    assert seen == [{"settings": 1}]
+
+
+def test_rows_that_are_gone_are_noticed(tmp_path, caplog, uninterrupted):
+    with pytest.raises(Interrupted):
+        toy(tmp_path, Stopping(toy_batches(), signal.SIGTERM, {12})).run()
+    log = tmp_path / "metrics.jsonl"
+    first, second, *rest = log.read_text().splitlines(True)
+    log.write_text("".join([first, second[:-9] + "\n", "3\n", *rest]))
+    loop = toy(tmp_path)
+    loop.run()
+    assert f"{log}: 1 of {len(rest) + 2} rows are missing or damaged" in caplog.text
+    np.testing.assert_equal(outcome(loop)[0], uninterrupted[0])
 
 
 def test_a_skipped_batch_leaves_no_trace(tmp_path):

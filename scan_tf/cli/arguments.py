@@ -59,16 +59,19 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
     Raises:
         ConfigError: neither is named, or a setting is bad.
         MissingDataError: the images are not on this machine.
+        StageError: another program is at work in the run directory.
     """
     settings, root = _settings(arguments)
     from scan_tf.data import sources
     from scan_tf.pipeline.run_dir import Run
     from scan_tf.pipeline.stage import STAGES
+    from scan_tf.writing import Writing
 
     run = Run(settings, root)
     done = all(run.record(stage).is_done for stage in STAGES)
     if reads_images and not done:
         sources.check(settings.data)
+        Writing.refuse_another(root)
     lazy.load_tensorflow()
     return run
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
-from scan_tf import __version__
+from scan_tf import __version__, signals
 from scan_tf.cli import arguments as shared
 from scan_tf.cli import carry, look, stages
 from scan_tf.errors import Interrupted, ScanError
-
-_GO_ON = "Run the same command, without --redo, to go on."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,30 +22,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 done, 2 bad input or config, 3 data missing, 75 to be continued by the same command, 130
-        or 143 interrupted and resumable.
+        or 143 interrupted and resumable, whatever the interruption was taken for meanwhile.
     """
     parser = _parser()
     arguments = shared.parse(parser, argv)
     if getattr(arguments, "seeds", None) is not None:
         _sort_seeds(parser, arguments)
-    signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        return arguments.function(arguments) or 0
-    except ScanError as error:
-        print(f"scan-tf: {error}", file=sys.stderr)
-        if isinstance(error, Interrupted) and arguments.command == "run":
-            print("Or end this stage with what it has learnt: add --finish.", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # what reads the output has seen enough
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be valid UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with signals.Program() as program:
+        try:
+            code = arguments.function(arguments) or 0
+        except Interrupted as error:
+            code = error.exit_code
+            print(f"scan-tf: {error}", file=sys.stderr)
+            if arguments.command == "run":
+                print("Or end this stage with what it has learnt: add --finish.", file=sys.stderr)
+        except BaseException as error:
+            if program.exit_code:  # it comes of the interruption
+                print(f"scan-tf: interrupted. {signals.GO_ON}", file=sys.stderr)
+                code = program.exit_code
+            else:
+                code = _failed(error)
+    return program.exit_code or code
+
+
+def _failed(error: BaseException) -> int:
+    """Tell an error in a line; the exit code. What is no user's error is raised again."""
+    if isinstance(error, BrokenPipeError):  # what reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
+    if isinstance(error, (ScanError, OSError)):
         print(f"scan-tf: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", ScanError.exit_code)
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and isinstance(error, tensorflow.errors.OpError):
+        # A full disk, no memory left on the device: the rest of the message is its graph.
+        print(f"scan-tf: {str(error.message).splitlines()[0]}", file=sys.stderr)
         return ScanError.exit_code
-    except KeyboardInterrupt:
-        print(f"scan-tf: interrupted. {_GO_ON}", file=sys.stderr)
+    if isinstance(error, KeyboardInterrupt):  # outside of the main thread
+        print(f"scan-tf: interrupted. {signals.GO_ON}", file=sys.stderr)
         return 130
+    raise error
 
 
 def stage_main(stage: str) -> int:
@@ -74,7 +91,3 @@ def _sort_seeds(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     if not seeds or not all(text.isdecimal() for text in seeds):
         parser.error(f"--seeds: expected whole numbers, got '{' '.join(seeds)}'")
     arguments.seeds = [int(text) for text in seeds]
-
-
-def _terminate(number: int, _: object) -> None:
-    raise Interrupted(number, f"terminated. {_GO_ON}")

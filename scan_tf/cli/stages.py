@@ -31,6 +31,12 @@ def add(commands: Any) -> None:
         )
         if name in (_ALL, *TRAINED):
             stage.add_argument(
+                "--extend",
+                action="store_true",
+                help="let the stage go on whose epochs, optimizer.lr or optimizer.clip_norm differ "
+                "from those that it was begun with; the stages after it are made anew",
+            )
+            stage.add_argument(
                 "--profile",
                 action="store_true",
                 help="write a profile of a few training steps, for TensorBoard",
@@ -148,6 +154,10 @@ def _run_stages(arguments: argparse.Namespace) -> int:
 
     if arguments.redo:
         run.redo(arguments.redo)
+    if getattr(arguments, "extend", False):
+        from scan_tf.pipeline.extend import extend
+
+        extend(run)
     if getattr(arguments, "split", None):
         stages.evaluate_split(run, arguments.split)
         return 0

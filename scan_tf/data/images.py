@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scan_tf import machine
+from scan_tf.data.decoding import Budget, Limits, decode
 from scan_tf.errors import DataError, MissingDataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
@@ -71,42 +72,34 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read a JPEG, PNG, WebP, BMP or GIF (first frame) as uint8 [H, W, 3], upright.
 
     The EXIF orientation is honoured (and an unreadable EXIF block ignored), what is transparent
-    becomes white, CMYK and gray become RGB and 16 bits are scaled to 8.
+    becomes white, CMYK and gray become RGB, and 16 bits are scaled to 8: from 0..4095 where no
+    value is above that, as in radiographs, else from 0..65535.
 
     Raises:
         DataError: the file cannot be read or decoded; the message names it and says why.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            upright: Image.Image = image
-            with contextlib.suppress(Exception):
-                upright = ImageOps.exif_transpose(image)
-            return np.array(_to_rgb(upright))
-    # Pillow reports broken files by many kinds of exceptions; all mean the same to a user.
-    except Exception as error:
-        raise DataError(f"{path}: cannot be read as an image ({error}).") from error
+    return decode(path, budget=Budget(0))
 
 
 def read_fitted(
-    files: Iterable[Path], size: int, *, ahead: int = 256
+    files: Iterable[Path], size: int, *, ahead: int = 256, limits: Limits | None = None
 ) -> Iterator[np.ndarray | DataError]:
     """Each file as uint8 [size, size, 3], or what is wrong with it, in order.
 
-    Threads decode up to `ahead` files before they are asked for.
+    Threads decode up to `ahead` files before they are asked for, as many at a time as fit into
+    `limits`.
     """
-    fit = fitter(size)
+    fit, limits = fitter(size), limits or Limits()
+    budget = Budget(limits.bytes)
 
     def read(file: Path) -> np.ndarray | DataError:
         try:
-            return fit(read_image(file))
+            return fit(decode(file, size, limits=limits, budget=budget))
         except DataError as error:
             return error
 
     waiting: collections.deque[Future[np.ndarray | DataError]] = collections.deque()
-    with ThreadPoolExecutor() as pool:
+    with machine.threads() as pool:
         for file in files:
             waiting.append(pool.submit(read, file))
             if len(waiting) > ahead:
@@ -186,19 +179,3 @@ def resize_and_crop(images: Any, size: int) -> Any:
     if images.dtype.is_integer:
         resized = tf.round(resized)
     return tf.cast(resized, images.dtype)
-
-
-def _to_rgb(image: Any) -> Any:
-    """A Pillow image of any mode as RGB on white."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        # 16-bit gray, which Pillow would clip to 255 instead of scaling.
-        values = np.asarray(image).astype(np.float64)
-        gray = (values.clip(0, 65535) / 257).round().astype(np.uint8)
-        gray[values == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(gray).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")

@@ -14,6 +14,7 @@ import numpy as np
 
 from scan_tf.data.image_set import ImageSet
 from scan_tf.evaluation import metrics
+from scan_tf.evaluation.text import cell
 from scan_tf.files import write_npz, write_text
 
 
@@ -77,8 +78,13 @@ def write_mappings(
     images: ImageSet,
     clusterings: Sequence[Clustering],
     scores: Mapping[str, Mapping[str, Any]],
+    *,
+    formulas: bool = False,
 ) -> None:
-    """`mapping.csv` of the last clustering, `mapping-<name>.csv` of those before it."""
+    """`mapping.csv` of the last clustering, `mapping-<name>.csv` of those before it.
+
+    Names that spreadsheets would take for formulas get a quote, unless they are to stay `formulas`.
+    """
     for clustering in clusterings:
         rows = metrics.mapping_rows(
             images.labels,
@@ -91,6 +97,7 @@ def write_mappings(
         writer.writerow(("cluster", "class", "size", "purity"))
         for cluster, number, size, purity in rows:
             name = None if number is None else images.class_names[number]
+            name = name if formulas else cell(name)
             writer.writerow((cluster, name, size, None if purity is None else round(purity, 4)))
         last = clustering is clusterings[-1]
         name = "mapping.csv" if last else f"mapping-{clustering.name}.csv"

@@ -7,10 +7,8 @@ classifier is in `knn.py`.
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from scan_tf import machine
 from scan_tf.errors import DataError
 from scan_tf.evaluation.metrics import cluster_scores, same_length
 from scan_tf.features.search import others
@@ -91,7 +90,7 @@ def cross_validated_probe(
         return int((predicted == labels[rest]).sum())
 
     splits = [*folds.split(features)]
-    with _fitting(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with _fitting(), machine.threads() as pool:
         bar = {"total": len(splits), "leave": False, "disable": not progress or None}
         return sum(tqdm(pool.map(hits, splits), "linear probe", **bar)) / len(features)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,35 @@ _UNEQUAL = 3.0
 _MISCALIBRATED = 0.1
 # With fewer images than this per cluster hardly anything can be learned.
 _FEW = 20
+
+
+def of_heads(used: Sequence[int], best: int, num_clusters: int) -> list[str]:
+    """What stands out of cluster heads, in sentences, the gravest first.
+
+    Args:
+        used: the number of clusters with images, of each head.
+        best: the head that is kept.
+        num_clusters: how many clusters each has.
+    """
+    found = []
+    if used[best] == 1:
+        found.append(
+            "The head that is kept puts all images into one cluster: the clustering has collapsed. "
+            "A larger scan.entropy_weight, a smaller scan.optimizer.lr or better features may help."
+        )
+    elif used[best] < num_clusters:
+        empty = num_clusters - used[best]
+        found.append(
+            f"The head that is kept leaves {empty} of {num_clusters} clusters empty: there may be "
+            "fewer kinds than clusters, or scan.entropy_weight is too small."
+        )
+    dead = sum(count == 1 for count in used)
+    if dead and len(used) > 1:
+        found.append(
+            f"{dead} of {len(used)} heads put all images into one cluster, so that there were "
+            f"{len(used) - dead} to choose from."
+        )
+    return found
 
 
 def remarks(

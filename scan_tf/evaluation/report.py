@@ -17,6 +17,7 @@ from scan_tf.config import EvaluateConfig
 from scan_tf.data.image_set import ImageSet
 from scan_tf.evaluation import assignments, calibration, charts, metrics, pictures
 from scan_tf.evaluation.assignments import Clustering
+from scan_tf.evaluation.remarks import remarks
 from scan_tf.evaluation.text import percent
 from scan_tf.files import write_text
 
@@ -49,6 +50,8 @@ class Report(TypedDict):
     heads: dict[str, Any] | None
     scan: dict[str, Any] | None
     selflabel: dict[str, Any] | None
+    # What somebody who looks at the clustering should be warned of, in sentences.
+    warnings: list[str]
     # Seconds of every stage before this one; None where it was not run.
     wall_time_s: dict[str, float | None]
 
@@ -82,9 +85,15 @@ def write(
     report = report.copy()
     scores = {c.name: _scores(images, c, seed=report["seed"]) for c in clusterings}
     report.update(scores)  # type: ignore[typeddict-item]
+    last, skipped = clusterings[-1], len(images.skipped)
+    seen = {"num_clusters": last.probs.shape[1], "skipped": skipped}
+    report["warnings"] = [
+        *report.get("warnings", []),
+        *remarks(last.clusters, last.confidence, **seen),
+    ]
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     assignments.write(folder, images, root, clusterings)
-    assignments.write_mappings(folder, images, clusterings, scores)
+    assignments.write_mappings(folder, images, clusterings, scores, formulas=config.formulas)
     if config.pictures:
         _draw_charts(folder, clusterings, scores, report["pretext"])
         charts.training_curves(folder / "curves.png", {s: r for s, r in curves.items() if r})
@@ -124,6 +133,7 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
             f"no labels, so no accuracy; mean confidence {last['mean_confidence']:.3f}, "
             f"clusters of {sizes[0]} to {sizes[-1]} images"
         )
+    lines += [f"warning: {sentence}" for sentence in report.get("warnings", [])]
     return "\n".join(lines)
 
 

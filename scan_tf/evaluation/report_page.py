@@ -36,6 +36,7 @@ def write(
     mined: neighbors.Neighbors | None = None,
     cluster_names: Sequence[str] | None = None,
     backbone: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the page about a clustering.
 
@@ -54,6 +55,7 @@ def write(
         mined: neighbours of these images; None: they are mined from the features.
         cluster_names: C names, "" for a cluster without one.
         backbone: where pretrained features come from, as for `remarks`; None: they were learned.
+        notes: sentences to warn of, beside those that the assignments tell.
     """
     paths = [*(images.paths or ()), *images.skipped]
     below = _below(paths)
@@ -81,15 +83,18 @@ def write(
             stages=stages,
             settings=settings,
             environment=environment,
-            warnings=remarks(
-                clusters,
-                confidence,
-                num_clusters=probs.shape[1],
-                ece=(last.get("calibration") or {}).get("ece"),
-                skipped=len(images.skipped),
-                exact_duplicates=found.surplus,
-                backbone=backbone,
-            ),
+            warnings=[
+                *notes,
+                *remarks(
+                    clusters,
+                    confidence,
+                    num_clusters=probs.shape[1],
+                    ece=(last.get("calibration") or {}).get("ece"),
+                    skipped=len(images.skipped),
+                    exact_duplicates=found.surplus,
+                    backbone=backbone,
+                ),
+            ],
             skipped=below[len(paths) - len(images.skipped) :],
             duplicates=found,
         ),

@@ -19,6 +19,11 @@ def number(value: float, deviation: float | None = None) -> str:
     return f"{value:.1f}" if deviation is None else f"{value:.1f} ± {deviation:.1f}"
 
 
+def cell(text: str | None) -> str | None:
+    """A text that no spreadsheet takes for a formula: one that begins like one gets a quote."""
+    return f"'{text}" if text and text[0] in "=+-@\t\r" else text
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown that can be read as plain text too."""
     rows = [list(row) for row in rows]

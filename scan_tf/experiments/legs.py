@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from scan_tf import files, machine
-from scan_tf.errors import TO_BE_CONTINUED, ConfigError, Interrupted, ScanError
+from scan_tf import files, machine, signals
+from scan_tf.errors import TO_BE_CONTINUED, ConfigError, Interrupted
 from scan_tf.experiments import sweep
 from scan_tf.files import read_metrics
 from scan_tf.pipeline import stages
@@ -65,6 +65,7 @@ def run(
             f"{margin_s:.0f} s to stop and save. Give more, or a smaller --margin."
         )
     start = time.monotonic() if start is None else start
+    run.claim()
     journal = Journal(run, start)
     limit = TimeLimit(start + budget_s, margin_s, meanwhile=journal.look, at_end=journal.write)
     ended = "error or signal"
@@ -74,7 +75,7 @@ def run(
             if seeds:
                 sweep.repeat(run, seeds)
         ended = "done"
-    except ScanError as error:
+    except BaseException as error:
         if not (limit.expired and _is_interruption(error)):
             raise
         ended = "budget"
@@ -132,9 +133,13 @@ class TimeLimit:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._handler: Any = None
+        self._program: signals.Program | None = None
 
     def __enter__(self) -> TimeLimit:
-        self._handler = signal.signal(signal.SIGTERM, _terminate)
+        self._program = signals.program()
+        self._handler = signal.getsignal(signal.SIGTERM)
+        if self._program is None:
+            signal.signal(signal.SIGTERM, _terminate)
         self._thread.start()
         return self
 
@@ -152,6 +157,8 @@ class TimeLimit:
                 self._give_up()
             if now >= self.stop_at and now - signalled >= _REPEAT_SIGNAL_S:
                 self.expired, signalled = True, now
+                if self._program is not None:
+                    self._program.by_clock = True
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _give_up(self) -> None:
@@ -226,7 +233,7 @@ def _rates(run: Run) -> dict[str, float]:
     """Steps per second of each stage in the last leg that measured it."""
     rates: dict[str, float] = {}
     for row in read_metrics(run.root / JOURNAL):
-        rates |= {k: v for k, v in row["steps_per_second"].items() if v > 0}
+        rates |= {k: v for k, v in row.get("steps_per_second", {}).items() if v > 0}
     return rates
 
 
@@ -246,4 +253,4 @@ def _is_interruption(error: BaseException | None) -> bool:
 
 
 def _terminate(number: int, _: object) -> None:
-    raise Interrupted(number, "terminated. Run the same command to go on.")
+    raise Interrupted(number, f"terminated. {signals.GO_ON}")

@@ -9,9 +9,12 @@ made again from the weights.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import io
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -20,13 +23,14 @@ from typing import Any
 
 import yaml
 
-from scan_tf import files
+from scan_tf import files, writing
 from scan_tf.errors import ConfigError, DataError, StageError
-from scan_tf.pipeline.run_dir import read_record
+from scan_tf.pipeline import record as records
 from scan_tf.pipeline.stage import STAGES, TRAINED
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+_MAX_MANIFEST = 16 * 2**20
 _TEXTS = (
     "config.yaml",
     "environment.json",
@@ -36,6 +40,7 @@ _TEXTS = (
     "scan/best.json",
     "eval/report.json",
     "status/*.json",
+    "status/images.npz",
 )
 # The repetitions with other seeds: the run of each, and the tables.
 _SEED_RUNS = "sweeps/seeds*/seed-*"
@@ -49,7 +54,7 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
     manifest, have to be carried.
 
     Args:
-        root: the run directory; no program may be at work in it.
+        root: the run directory; nobody writes in it meanwhile.
         folder: what becomes the pack.
         part_mib: size in MiB of the parts; the last one is smaller.
 
@@ -57,7 +62,7 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
         The files of the pack, the manifest first.
 
     Raises:
-        StageError: there is no run, or a record of it is damaged.
+        StageError: there is no run, a record of it is damaged, or a program is at work in it.
         DataError: `folder` holds something else.
         ConfigError: `part_mib` is not positive.
     """
@@ -69,6 +74,9 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
     if folder.exists() and not _is_pack(folder):
         raise DataError(f"{folder}: holds something that is no pack. Name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
+    held = None
+    with contextlib.suppress(OSError):  # nobody writes where nothing can be written
+        held = writing.Writing.of(root)
     parts = _Parts(folder, size)
     with tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for path in _contents(root):
@@ -80,10 +88,12 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
     parts.finish()
     # Until now an older pack was complete, because parts are named by what is in them.
     manifest = {"format": FORMAT, "parts": parts.written}
-    files.write_text(folder / MANIFEST, json.dumps(manifest) + "\n")
+    sealed = {**manifest, "sha256": _digest(manifest)}
+    files.write_text(folder / MANIFEST, json.dumps(sealed) + "\n")
     written = [folder / MANIFEST, *(folder / str(part["name"]) for part in parts.written)]
     for old in set(folder.iterdir()) - set(written):
         old.unlink()
+    del held
     return written
 
 
@@ -102,11 +112,15 @@ def unpack(paths: Iterable[Path], root: Path, *, data_path: str | None = None) -
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise StageError(f"{root}: exists. Unpack into a new folder.")
     parts = _checked_parts(paths)
+    # An archive that is not packed takes no more room than its parts.
+    left = sum(part.stat().st_size for part in parts)
     with files.replacing(root) as fresh:
-        fresh.mkdir()
         try:
             with _Joined(parts) as joined, tarfile.open(fileobj=joined, mode="r|") as archive:
                 for member in archive:
+                    left -= member.size
+                    if left < 0:
+                        raise ValueError("its files are larger than all of it")
                     _extract(archive, member, fresh)
         except (tarfile.TarError, ValueError) as error:
             raise DataError(f"{MANIFEST}: damaged ({error}). Copy or pack it again.") from error
@@ -116,7 +130,7 @@ def unpack(paths: Iterable[Path], root: Path, *, data_path: str | None = None) -
 
 def _contents(root: Path) -> Iterator[Path]:
     """The files to carry, those that will not change any more first."""
-    finished = [stage for stage in STAGES if read_record(root, stage).is_done]
+    finished = [stage for stage in STAGES if records.read(root, stage).is_done]
     for stage in finished:
         yield from _existing(root / stage, STAGES[stage].keeps)
     for stage in STAGES:
@@ -133,9 +147,9 @@ def _contents(root: Path) -> Iterator[Path]:
 
 def _seed_contents(root: Path) -> Iterator[Path]:
     """Of a finished seed its scores alone; others take pretext and neighbours from the run."""
-    finished, own = read_record(root, "evaluate").is_done, TRAINED[1:]
+    finished, own = records.read(root, "evaluate").is_done, TRAINED[1:]
     for stage in () if finished else own:
-        if read_record(root, stage).is_done:
+        if records.read(root, stage).is_done:
             yield from _existing(root / stage, STAGES[stage].keeps)
         else:
             yield from _begun(root / stage)
@@ -216,38 +230,62 @@ class _Joined(io.RawIOBase):
 def _checked_parts(paths: Iterable[Path]) -> list[Path]:
     """The parts in their order. Raises DataError naming all that are missing or damaged."""
     found = [f for p in paths for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+    for link in (file for file in found if file.is_symlink() or not file.is_file()):
+        raise DataError(f"{link}: a pack has files alone, no links. Copy it again.")
     manifests = [f for f in found if f.name == MANIFEST]
     if len(manifests) != 1:
         raise DataError(f"expected one {MANIFEST} among the files, got {len(manifests)}.")
     try:
+        if manifests[0].stat().st_size > _MAX_MANIFEST:
+            raise ValueError(f"it has more than {_MAX_MANIFEST:,} bytes")
         manifest = json.loads(manifests[0].read_text(encoding="utf-8"))
+        # Manifests of older versions carry no digest of themselves.
+        if manifest.pop("sha256", None) not in (None, _digest(manifest)):
+            raise ValueError("its checksum does not fit")
         known = manifest["format"] == FORMAT
-        parts = [(str(p["name"]), str(p["sha256"])) for p in manifest["parts"]] if known else []
-    except (OSError, LookupError, TypeError, ValueError) as error:
+        parts = [_part(part) for part in manifest["parts"]] if known else []
+    except (OSError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise DataError(f"{manifests[0]}: cannot be read or is damaged ({error!r}).") from error
     if not known:
         raise DataError(f"{manifests[0]}: no pack of format {FORMAT}. Pack the run again.")
     by_name = {f.name: f for f in found}
     problems = []
-    for name, digest in parts:
+    for name, size, digest in parts:
         if name not in by_name:
             problems.append(f"{name} is missing")
-        elif hashlib.sha256(by_name[name].read_bytes()).hexdigest() != digest:
+        elif by_name[name].stat().st_size != size or files.sha256(by_name[name]) != digest:
             problems.append(f"{name} is damaged")
     if problems:
         count = f"{len(problems)} of {len(parts)} parts"
         raise DataError(f"{count}: {'; '.join(problems)}. Copy them again.")
-    return [by_name[name] for name, _ in parts]
+    return [by_name[name] for name, _, _ in parts]
+
+
+def _part(known: Any) -> tuple[str, int, str]:
+    """Name, bytes and SHA-256 of a part; ValueError for another name than parts have."""
+    name, size, digest = str(known["name"]), int(known["bytes"]), str(known["sha256"])
+    if not re.fullmatch(r"\d{3,}-[0-9a-f]{12}\.part", name) or size < 1:
+        raise ValueError(f"no part is called {name!r}")
+    return name, size, digest
+
+
+def _digest(manifest: Any) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
     """Write a file of the archive below `root`; ValueError for anything else than that."""
     name, file = PurePosixPath(member.name), archive.extractfile(member)
-    if not member.isreg() or file is None or name.is_absolute() or ".." in name.parts:
+    plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+    if not plain or file is None or name.is_absolute() or ".." in name.parts:
         raise ValueError(f"{name} is no file inside of the folder")
+    if any(part.startswith(".") or not part.isprintable() for part in name.parts):
+        raise ValueError(f"{str(name)!r} is no name of a file of a run")
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as target:
+    if path.exists():
+        raise ValueError(f"{name} is there twice")
+    with path.open("xb") as target:
         shutil.copyfileobj(file, target)
 
 
@@ -264,7 +302,8 @@ def _move_data(root: Path, data_path: str) -> None:
         tree["data"]["path"] = data_path
         files.write_text(path, yaml.safe_dump(tree, sort_keys=False))
     for path in root.rglob("status/*.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if "data" in record["config"]:
-            record["config"]["data"]["path"] = data_path
-            files.write_text(path, json.dumps(record, indent=2) + "\n")
+        run, stage = path.parents[1], path.stem
+        record = records.read(run, stage)
+        if "data" in record.config:
+            moved = {**record.config, "data": {**record.config["data"], "path": data_path}}
+            records.write(run, stage, dataclasses.replace(record, config=moved))

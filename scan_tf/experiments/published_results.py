@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from scan_tf import files
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.pipeline.stage import CLUSTERINGS, up_to
 
@@ -62,7 +63,7 @@ def add(
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ConfigError(f"--name: expected letters, digits and any of . + - _, got '{name}'.")
     runs = [_finished(root) for root in roots]
-    reports = [_json(root / "eval" / "report.json") for root in roots]
+    reports = [_json(run.sealed("evaluate", "report.json")) for run in runs]
     root = roots[0]
     date = datetime.date.fromtimestamp((root / "eval" / "report.json").stat().st_mtime)
     folder = results / f"{date.isoformat()}-{name}"
@@ -84,13 +85,13 @@ def add(
     texts = {
         "report.json": _as_json(_report(reports[0])),
         "config.yaml": yaml.safe_dump(settings, sort_keys=False),
-        "metrics.jsonl": _thinned_metrics(root),
+        "metrics.jsonl": _thinned_metrics(runs[0]),
         "environment.json": _as_json(environment),
     }
     texts |= {} if scores is None else {"scores.json": _as_json(scores)}
-    folder.mkdir(parents=True)
-    for file, text in texts.items():
-        (folder / file).write_text(text, encoding="utf-8")
+    with files.replacing(folder) as fresh:
+        for file, text in texts.items():
+            (fresh / file).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -198,12 +199,12 @@ def _report(report: Mapping[str, Any]) -> dict[str, Any]:
     return {**report, "skipped_files": [Path(f).name for f in report["skipped_files"]]}
 
 
-def _thinned_metrics(root: Path) -> str:
+def _thinned_metrics(run: Run) -> str:
     from scan_tf.files import read_metrics
 
     lines = []
     for stage in ("pretext", "scan", "selflabel"):
-        rows = thin(read_metrics(root / stage / "metrics.jsonl"))
+        rows = thin(read_metrics(run.sealed(stage, "metrics.jsonl")))
         lines += [json.dumps({"stage": stage, **row}) + "\n" for row in rows]
     return "".join(lines)
 

@@ -102,7 +102,8 @@ def save(run: Run, path: Path) -> dict[str, Any]:
         with (
             files.atomic(path) as temporary,
             h5py.File(plain, "r") as source,
-            h5py.File(temporary, "w") as target,
+            # It would lock the file itself, which is locked.
+            h5py.File(temporary, "w", locking=False) as target,
         ):
             source.visititems(lambda name, item: _copy(name, item, target))
             target[_FACTS] = json.dumps(facts)
@@ -204,8 +205,9 @@ def _copy(name: str, item: h5py.Group | h5py.Dataset, target: h5py.File) -> None
 def _facts(path: Path) -> dict[str, Any]:
     """What is in a published file beside the weights. Raises DataError."""
     try:
-        with h5py.File(path, "r") as file:
+        with files.open_regular(path), h5py.File(path, "r") as file:
             facts = dict(json.loads(file[_FACTS][()]))
+        numbers = [*facts.get("mean", ()), *facts.get("std", ())]
     except (LookupError, TypeError, ValueError, OSError) as error:
         raise DataError(
             f"{path}: no weights published by scan_tf ({error}). They are written by: "
@@ -213,4 +215,6 @@ def _facts(path: Path) -> dict[str, Any]:
         ) from error
     if facts.get("format") != FORMAT:
         raise DataError(f"{path}: expected format {FORMAT}, got {facts.get('format')!r}.")
+    if len(numbers) != 6 or not all(isinstance(x, (int, float)) and 0 <= x <= 1 for x in numbers):
+        raise DataError(f"{path}: expected mean and std of three channels in 0..1, got {numbers}.")
     return facts

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 
 from scan_tf import files
-from scan_tf.errors import ConfigError, Interrupted, ScanError, StageError
+from scan_tf.errors import ConfigError, ScanError, StageError
 from scan_tf.experiments import tables, variants
 from scan_tf.experiments.variants import Variant
 from scan_tf.pipeline import evaluate, stages
@@ -123,6 +123,7 @@ def repeat(
 
 def _train(points: Sequence[Variant], folder: Path, write: Writer) -> None:
     """Run what is not finished, and keep the tables up to date."""
+    points[0].parent.claim()
     to_do = [point for point in points if not point.is_finished]
     if to_do:
         # What is missing here would fail every point.
@@ -161,8 +162,6 @@ def _run_stages(point: Variant) -> ScanError | None:
     for stage in point.stages:
         try:
             stages.run_stage(point, stage)
-        except Interrupted:
-            raise
         except ScanError as error:
             print(f"{stage}: failed. {error}")
             failed = error

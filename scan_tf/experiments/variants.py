@@ -15,13 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from scan_tf import config, files
+from scan_tf import config, files, reading
 from scan_tf.data.image_set import ImageSet, Split
 from scan_tf.errors import ConfigError, StageError
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import OUTPUTS, REPEATED, STAGES
+from scan_tf.schema import shorten
 
 # The parent's report has the pictures, and what is known of the features they share.
 _QUIET = {
@@ -54,6 +53,7 @@ class Variant(Run):
     ):
         super().__init__(settings, root)
         self.parent, self.values, self.stages = parent, values, stages
+        self.share_images(parent)
 
     def __str__(self) -> str:
         settings = (f"{key}={as_text(value)}" for key, value in self.values.items())
@@ -178,16 +178,14 @@ def as_text(value: Any) -> str:
 
 def _values(text: str, raw: str) -> list[Any]:
     """The values of an override, separated by commas outside of brackets and quotes."""
+    complaint = f"override '{shorten(text)}': the value is not valid YAML"
     try:
-        values = yaml.safe_load(f"[{raw}]")
-    except yaml.YAMLError:
+        values = reading.parse_yaml(f"[{raw}]", complaint)
+    except ConfigError:
         values = []  # a single value that brackets do not hold, such as a path with `]`
-    if len(values) > 1:
-        return list(values)
-    try:
-        return [yaml.safe_load(raw)]
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override '{text}': the value is not valid YAML: {error}") from error
+    if isinstance(values, list) and len(values) > 1:
+        return values
+    return [reading.parse_yaml(raw, complaint)]
 
 
 def _check_key(key: str) -> None:

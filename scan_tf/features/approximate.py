@@ -12,18 +12,16 @@ import hashlib
 import importlib
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from scan_tf import files
+from scan_tf import files, machine
 from scan_tf.config import NeighborsConfig
-from scan_tf.errors import ConfigError, DataError
+from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.features.search import exact
-from scan_tf.machine import num_cpus
 
 if TYPE_CHECKING:
     from annoy import AnnoyIndex
@@ -61,10 +59,13 @@ def annoy_index(
     # The stamp goes first and comes back last: it never describes another index than its own.
     _stamp(path).unlink(missing_ok=True)
     with files.atomic(path) as temporary:
-        # The pages of a file need not stay in memory.
-        index.on_disk_build(str(temporary))
-        _build(index, features, config.n_trees, seed)
-    files.write_text(_stamp(path), json.dumps({**stamp, "bytes": path.stat().st_size}))
+        try:
+            # The pages of a file need not stay in memory.
+            index.on_disk_build(str(temporary))
+            _build(index, features, config.n_trees, seed)
+        except Exception as error:  # Annoy knows no other kind
+            raise StageError(f"{path}: the index cannot be written ({error}).") from error
+    files.write_text(_stamp(path), json.dumps({**stamp, "sha256": files.sha256(path)}))
     return index
 
 
@@ -103,7 +104,7 @@ def annoy(
             found[row, : len(nearest)] = nearest
 
     chunks = [range(low, min(low + _CHUNK, count)) for low in range(0, count, _CHUNK)]
-    with ThreadPoolExecutor(threads or num_cpus()) as pool:
+    with machine.threads(threads) as pool:
         for _ in tqdm(pool.map(search, chunks), "annoy", len(chunks), disable=not progress or None):
             pass
     # With a small search_k a query can end with fewer than k candidates.
@@ -171,7 +172,7 @@ def _build(index: AnnoyIndex, features: np.ndarray, n_trees: int, seed: int) -> 
 def _is_current(path: Path, stamp: dict[str, object]) -> bool:
     try:
         known = json.loads(_stamp(path).read_text(encoding="utf-8"))
-        return bool(known == {**stamp, "bytes": path.stat().st_size})
+        return bool(known == {**stamp, "sha256": files.sha256(path)})
     except (OSError, ValueError):
         return False
 

@@ -13,14 +13,13 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from scan_tf.errors import DataError
-from scan_tf.machine import cpu_has_bfloat16, num_cpus
+from scan_tf.machine import cpu_has_bfloat16, num_cpus, threads
 
 # Products of all threads that exist at a time: 256 MiB in bfloat16, 512 MiB in float32. Large
 # banks and many cores take more: each thread multiplies at least so many queries at a time.
@@ -57,12 +56,12 @@ def exact(bank: np.ndarray, queries: np.ndarray, k: int, *, progress: bool = Fal
     if k > len(bank):
         raise DataError(f"exact search: k = {k} is larger than the bank of {len(bank)} rows.")
     gpu = bool(tf.config.list_physical_devices("GPU"))
-    threads = 1 if gpu else num_cpus()
+    count = 1 if gpu else num_cpus()
     search: Callable[[np.ndarray], Found]
     search = functools.partial(_plain, tf.constant(bank), k) if gpu else _Grouped(bank, k)
-    block = min(_MAX_BLOCK, max(_MIN_BLOCK, _BLOCK_VALUES // (threads * len(bank))))
+    block = min(_MAX_BLOCK, max(_MIN_BLOCK, _BLOCK_VALUES // (count * len(bank))))
     blocks = [queries[low : low + block] for low in range(0, len(queries), block)]
-    with _full_float32(), ThreadPoolExecutor(threads) as pool:
+    with _full_float32(), threads(count) as pool:
         bar = {"total": len(blocks), "disable": not progress or None}
         done = tqdm(pool.map(search, blocks), "exact search", **bar)
         found = [(np.empty((0, k), np.int32), np.empty((0, k), np.float32)), *done]

@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from scan_tf.errors import DataError
+from scan_tf.files import open_regular
 from scan_tf.models.torch_pickle import Function, Refused, State, interpret
 
 # The first two numbers of a file in the format before PyTorch 1.6.
@@ -55,7 +56,7 @@ def load(path: str | Path) -> Any:
         DataError: the file cannot be opened, is damaged, or holds anything else.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return _zip(file) if zipfile.is_zipfile(file) else _before_zip(file)
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror or error}).") from error

@@ -12,14 +12,24 @@ from typing import Any
 import keras
 import numpy as np
 
-from scan_tf.files import check_same, read_npz, write_npz
+from scan_tf.errors import Diverged
+from scan_tf.files import check_same, not_finite, read_npz, write_npz
 
 
 def save_weights(
     path: Path, networks: Mapping[str, keras.Model], *, extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the variables of `networks` under `network/variable` names."""
+    """Write the variables of `networks` under `network/variable` names.
+
+    Raises:
+        Diverged: one of them is not finite; what was at `path` stays.
+    """
     arrays = {k: np.asarray(v) for k, v in named_variables(networks).items()}
+    if bad := not_finite(arrays):
+        raise Diverged(
+            f"{path}: not written: {len(bad)} of {len(arrays)} variables are not finite, such as "
+            f"{bad[0]}."
+        )
     write_npz(path, arrays, {"extra": dict(extra or {})})
 
 

@@ -39,7 +39,7 @@ def new_pretext(run: Run) -> Pretext:
 def trained_pretext(run: Run) -> Pretext:
     """The pretext task with the weights that its stage ended with."""
     task = new_pretext(run)
-    load_weights(run.folder("pretext") / "weights.npz", task.networks)
+    load_weights(run.sealed("pretext", "weights.npz"), task.networks)
     return task
 
 
@@ -57,7 +57,7 @@ def trained_clusters(run: Run, stage: str) -> tuple[Backbone, Any]:
         heads = new_heads(run, network, 1)
     else:  # whatever it is a consensus of
         heads = linear_heads(network, 1, run.num_clusters)
-    load_weights(run.folder(stage) / "weights.npz", {"backbone": network, "heads": heads})
+    load_weights(run.sealed(stage, "weights.npz"), {"backbone": network, "heads": heads})
     return network, heads
 
 

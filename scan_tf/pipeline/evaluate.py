@@ -53,7 +53,7 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
         facts(run, images, score(run, images, pretext)),
         config=run.config.evaluate,
         root=None if run.config.data.path is None else Path(run.config.data.path),
-        curves={s: read_metrics(run.folder(s) / "metrics.jsonl") for s in STAGES},
+        curves={s: read_metrics(run.sealed(s, "metrics.jsonl")) for s in STAGES},
         points=points,
     )
     result_page.write(run, images, last, points, folder)
@@ -64,8 +64,14 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
 def read_report(run: Run) -> dict[str, Any]:
     """The report of a run. Raises StageError when there is none."""
     run.require("evaluate")
-    path = run.folder("evaluate") / "report.json"
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    path = run.sealed("evaluate", "report.json")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"{path}: missing or damaged ({error}). To make it again: "
+            f"scan-tf evaluate --run-dir {run.root} --redo evaluate"
+        ) from error
 
 
 def evaluated_split(run: Run) -> Split:
@@ -125,6 +131,7 @@ def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
         "heads": _heads(records["scan"].result),
         "scan": None,
         "selflabel": None,
+        "warnings": list(records["scan"].result.get("warnings", [])),
         "wall_time_s": {s: r.wall_time_s if r.has_begun else None for s, r in records.items()},
     }
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import functools
+import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from scan_tf import machine
 from scan_tf.config import TrainConfig
 from scan_tf.data.image_set import ImageSet
-from scan_tf.errors import ConfigError
+from scan_tf.errors import ConfigError, Diverged, StageError
 from scan_tf.methods.task import Task
 from scan_tf.pipeline import status
+from scan_tf.pipeline.extend import SETTINGS
+from scan_tf.pipeline.record import differences
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import TRAINED
 from scan_tf.training.loader import Loader, Order
 from scan_tf.training.loop import Batches, EpochHook, Trainer
+
+_log = logging.getLogger(__name__)
 
 
 def new_order(run: Run, stage: str, num_images: int, neighbors: np.ndarray | None = None) -> Order:
@@ -51,8 +59,9 @@ def train(
     *,
     hook: EpochHook | None = None,
 ) -> None:
-    """Train to the end; raises as `Trainer.run` does."""
+    """Train to the end; raises as `Trainer.run` does, and names the commands that go on."""
     stage = next((stage for stage in TRAINED if run.folder(stage) == folder), None)
+    owner = stage or folder.parent.name  # of heads that are warmed up
     trainer = Trainer(
         task,
         loader,
@@ -63,5 +72,58 @@ def train(
         hook=hook,
         finish=stage is not None and stage == run.finish,
         when_known=functools.partial(status.tell, run, stage) if stage else None,
+        belongs=belonging(run, owner),
+        check=functools.partial(check_belonging, run, owner, folder),
     )
-    trainer.run()
+    try:
+        trainer.run()
+    except Diverged as error:
+        rate = f"{owner}.optimizer.lr={config.optimizer.lr / 10:g}"
+        ways = [f"anew, scan-tf run --run-dir {run.root} --redo {owner} {rate}"]
+        if stage and any((folder / "ckpt").glob("*.npz")):
+            ways.insert(0, f"from the last one, scan-tf run --run-dir {run.root} --extend {rate}")
+        raise Diverged(f"{error} For example: {'; or '.join(ways)}") from error
+
+
+def belonging(run: Run, stage: str) -> dict[str, Any]:
+    """What a checkpoint of a stage belongs to: settings, images, and what computes."""
+    split = "pretext" if stage == "pretext" and run.pretext_images is not run.train_images else None
+    return {
+        "settings": run.read_by(stage),
+        "images": run.images_digest(split or "train"),  # type: ignore[arg-type]
+        "dtype": run.device.dtype,
+        "threads": machine.num_cpus(),
+    }
+
+
+def check_belonging(run: Run, stage: str, folder: Path, there: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of other settings, images or dtype; warn of another number of threads.
+
+    Raises:
+        StageError: it is another's; older checkpoints do not say.
+    """
+    if not there:
+        return
+    here = belonging(run, stage)
+    allowed = {f"{stage}.{key}" for key in SETTINGS} if run.record(stage).extended else set()
+    allowed.add("data.path")  # the images tell
+    found = [
+        f"{key} is {was!r} there, {now!r} here"
+        for key, was, now in differences(there["settings"], here["settings"], run.defaults())
+        if key not in allowed
+    ]
+    if there["images"] != here["images"]:
+        found.append("it has learnt from other images")
+    if there["dtype"] != here["dtype"]:
+        found.append(f"it computed in {there['dtype']}, here it would be {here['dtype']}")
+    if found:
+        raise StageError(
+            f"{folder / 'ckpt'}: the checkpoint is of another run: {'; '.join(found)}. Use another "
+            f"--run-dir, or --redo {stage} to begin the stage anew."
+        )
+    if there["threads"] != here["threads"]:
+        _log.warning(
+            "%s: was begun with %d threads and goes on with %d: sums are made in another order, "
+            "so that the last bits of the result differ from those of an uninterrupted run.",
+            *(folder.name, there["threads"], here["threads"]),
+        )

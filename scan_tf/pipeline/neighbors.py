@@ -59,4 +59,4 @@ def features(run: Run) -> dict[str, np.ndarray]:
 def mined(run: Run) -> Neighbors:
     """What the stage found. Raises StageError where it has not finished."""
     run.require("neighbors")
-    return neighbors.load(run.folder("neighbors") / "train.npz")
+    return neighbors.load(run.sealed("neighbors", "train.npz"))

@@ -7,7 +7,6 @@ network under other names.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -71,6 +70,11 @@ def import_checkpoint(
             f"{path}: holds no ResNet, whose first tensor is called 'conv1.weight' (after "
             f"'{_BACKBONE}' or 'encoder_q.'). It has: {', '.join(list(tensors)[:3])}, ..."
         )
+    if bad := files.not_finite(file.tensors):
+        raise DataError(
+            f"{path}: {len(bad)} of {len(file.tensors)} tensors are not finite, such as "
+            f"'{bad[0]}': the training has diverged, or the file is damaged."
+        )
     head = file.head if head is None else head
     stage = stage or _recognise(tensors, head)
     if not redo:
@@ -80,7 +84,7 @@ def import_checkpoint(
     loaded, notes = load(run, path, tensors, head)
     if redo:
         run.redo(stage)
-    source = {"file": path.name, "sha256": _sha256(path)}
+    source = {"file": path.name, "sha256": files.sha256(path)}
     run.write_config()
     with run.working(stage) as result:
         save_weights(run.folder(stage) / "weights.npz", loaded, extra=notes)
@@ -108,6 +112,7 @@ def export_torch(run: Run) -> Path:
     done = [stage for stage in TRAINED if run.is_done(stage)]
     if not done:
         run.require(TRAINED[0])
+    run.claim()
     for stage in TRAINED:
         path = folder / f"{stage}.pth.tar"
         if stage in done:
@@ -270,11 +275,3 @@ def _tensors_of(run: Run, stage: str) -> Tensors:
         return tensors
     backbone, heads = build.trained_clusters(run, stage)
     return to_torch(backbone, _BACKBONE) | to_torch(heads, _CLUSTERS)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -42,7 +42,7 @@ def write(
     scored = _BASELINES | labels()
     mined = None
     if images.split == "train" and run.is_done("neighbors"):
-        mined = neighbors.load(run.folder("neighbors") / "train.npz")
+        mined = neighbors.load(run.sealed("neighbors", "train.npz"))
     report_page.write(
         folder / "report.html",
         images,
@@ -59,6 +59,7 @@ def write(
         seed=run.config.seed,
         mined=mined,
         backbone=found["backbone"],
+        notes=run.record("scan").result.get("warnings", ()),
     )
 
 
@@ -69,6 +70,6 @@ def _environment(run: Run) -> dict[str, Any]:
 
 
 def _facts(run: Run, stage: str) -> StageFacts:
-    rows = read_metrics(run.folder(stage) / "metrics.jsonl")
+    rows = read_metrics(run.sealed(stage, "metrics.jsonl"))
     name = STAGES[stage].label or stage
     return StageFacts(name, STAGES[stage].title, run.record(stage).wall_time_s, rows)

@@ -10,69 +10,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scan_tf import config, files, machine
+from scan_tf import config, files, machine, writing
 from scan_tf import config as settings
 from scan_tf.data import sources
 from scan_tf.data.image_set import ImageSet, Split
 from scan_tf.errors import ConfigError, StageError
+from scan_tf.pipeline import record as records
+from scan_tf.pipeline import seen_images
+from scan_tf.pipeline.record import Record
 from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, TRAINED, since, up_to
 from scan_tf.schema import Section
 
 # Of the runtime section only these change the numbers.
 _NUMERIC_RUNTIME = ("dtype", "jit_compile")
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """What `status/<stage>.json` says of a stage.
-
-    Attributes:
-        status: "running", "interrupted", "done", or "not begun" where there is no record.
-        wall_time_s: of all times that it was at work.
-        config: the sections of the config that it read.
-        result: what it has to tell of its work, JSON-able.
-    """
-
-    status: str = "not begun"
-    wall_time_s: float = 0.0
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether there is a record."""
-        return self.status != "not begun"
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the stage has finished, with whatever config."""
-        return self.status == "done"
-
-
-def read_record(root: Path, stage: str) -> Record:
-    """The record of a stage in a run directory. Raises StageError where it is damaged."""
-    path = _record_path(root, stage)
-    if not path.exists():
-        return Record()
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return Record(
-            str(record["status"]),
-            float(record["wall_time_s"]),
-            dict(record["config"]),
-            dict(record["result"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StageError(f"{path}: damaged ({error!r}). Use --redo {stage}.") from error
 
 
 class Run:
@@ -92,6 +51,8 @@ class Run:
         self.config = settings
         self.root = root
         self._images: dict[Split, ImageSet | None] = {}
+        self._digests: dict[str, np.ndarray] = {}
+        self._writing: writing.Writing | None = None
 
     @functools.cached_property
     def device(self) -> machine.Device:
@@ -110,6 +71,19 @@ class Run:
             raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
         return cls(settings.load(path, overrides), root)
 
+    def claim(self) -> None:
+        """Become the one process that writes here, and remove what killed ones have left.
+
+        Raises:
+            StageError: another process is at work here, or the directory cannot be written.
+        """
+        try:
+            self._writing = self._writing or writing.Writing.of(self.root)
+        except OSError as error:
+            raise StageError(
+                f"{self.root}: cannot be written ({error}). Give another --run-dir."
+            ) from error
+
     def folder(self, stage: str) -> Path:
         """The folder of a stage."""
         return self.root / STAGES[stage].folder
@@ -122,14 +96,28 @@ class Run:
         return int(sequence.generate_state(1)[0] >> 1)
 
     def images(self, split: Split) -> ImageSet | None:
-        """A split of the data set, read once; None where there is none."""
+        """A split of the data set, read once; None where there is none.
+
+        Raises:
+            StageError: they are not the images that the run has learnt from.
+        """
         if split not in self._images:
-            self._images[split] = sources.load(self.config.data, split)
+            found = sources.load(self.config.data, split)
+            if found is not None:
+                digests = seen_images.digests(found)
+                seen_images.check(self.root, found, digests)
+                self._digests[split] = digests
+            self._images[split] = found
         return self._images[split]
 
     def share_images(self, other: Run) -> None:
         """Use what another run has read of the same images."""
-        self._images = other._images
+        self._images, self._digests = other._images, other._digests
+
+    def images_digest(self, split: Split) -> str:
+        """A digest of the images of a split, in their order."""
+        self.images(split)
+        return hashlib.sha256(self._digests[split].tobytes()).hexdigest()
 
     @property
     def pretext_images(self) -> ImageSet:
@@ -204,24 +192,37 @@ class Run:
 
     def record(self, stage: str) -> Record:
         """What is known of a stage. Raises StageError where its record is damaged."""
-        return read_record(self.root, stage)
+        return records.read(self.root, stage)
+
+    def sealed(self, stage: str, name: str) -> Path:
+        """A file of a finished stage, as the stage left it; one that is not there is let pass.
+
+        Raises:
+            StageError: it has been damaged since; the message names the command that restores it.
+        """
+        return records.sealed(self.root, stage, self.record(stage), name)
 
     @contextlib.contextmanager
     def working(self, stage: str) -> Iterator[dict[str, Any]]:
         """Keep the record while a stage runs; the dict that is given is stored as its result."""
-        before = self.record(stage).wall_time_s
+        self.claim()
+        before = self.record(stage)
         start = time.monotonic()
         result: dict[str, Any] = {}
 
         def write(status: str) -> None:
-            record = {
-                "status": status,
-                "wall_time_s": round(before + time.monotonic() - start, 2),
-                "config": self._read_by(stage),
-                "result": result,
-            }
-            text = json.dumps(record, indent=2) + "\n"
-            files.write_text(_record_path(self.root, stage), text)
+            seen_images.remember(self.root, self._digests)
+            done = status == "done"
+            record = Record(
+                status,
+                round(before.wall_time_s + time.monotonic() - start, 2),
+                self.read_by(stage),
+                result,
+                files=records.seals(self.folder(stage)) if done else {},
+                made_of=self._made_of(stage),
+                extended=before.extended,
+            )
+            records.write(self.root, stage, record)
 
         write("running")
         try:
@@ -231,7 +232,7 @@ class Run:
             raise
         if stage not in OUTPUTS:
             for name in OUTPUTS:
-                _record_path(self.root, name).unlink(missing_ok=True)
+                records.path_of(self.root, name).unlink(missing_ok=True)
         write("done")
 
     def redo(self, stage: str) -> None:
@@ -242,9 +243,15 @@ class Run:
         """
         for earlier in up_to(stage)[:-1]:
             self._check_config(earlier)
-        for later in since(stage):
-            _record_path(self.root, later).unlink(missing_ok=True)
-            shutil.rmtree(self.folder(later), ignore_errors=True)
+        self.claim()
+        # The last one first: nothing that is left counts as done without what it was made of.
+        for later in reversed(since(stage)):
+            records.path_of(self.root, later).unlink(missing_ok=True)
+            writing.remove(self.folder(later))
+        if stage == "pretext":
+            seen_images.forget(self.root, ("pretext", "train", "test"))
+        elif self.config.scan.selection != "test":
+            seen_images.forget(self.root, ("test",))
 
     def write_config(self) -> None:
         """Write the resolved config, and what it runs on, before anything else.
@@ -252,6 +259,7 @@ class Run:
         Raises:
             StageError: the directory cannot be written.
         """
+        self.claim()
         text = json.dumps(machine.environment() | dataclasses.asdict(self.device), indent=2)
         try:
             files.write_text(self.root / "config.yaml", config.dump(self.config))
@@ -261,13 +269,15 @@ class Run:
                 f"{self.root}: cannot be written ({error}). Give another --run-dir."
             ) from error
 
-    def _read_by(self, stage: str) -> dict[str, Any]:
-        """The sections that the stage itself reads."""
+    def read_by(self, stage: str) -> dict[str, Any]:
+        """The sections of the config that the stage itself reads."""
         tree = config.to_dict(self.config)
         tree["runtime"] = {k: tree["runtime"][k] for k in _NUMERIC_RUNTIME}
+        del tree["data"]["decode_mib"]
         return {k: tree[k] for k in STAGES[stage].reads}
 
-    def _defaults(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, Any]:
+        """The defaults of the sections, which settings had before there were any."""
         sections = {f.name: getattr(self.config, f.name) for f in dataclasses.fields(self.config)}
         return {
             name: config.to_dict(type(section)())
@@ -280,26 +290,25 @@ class Run:
         started = any(self.folder(stage).rglob("ckpt"))
         if not record.is_done and not (record.has_begun and started):
             return  # there is nothing that was made with another config
-        here = self._read_by(stage)
-        differences = list(_differences(record.config, here, self._defaults()))
-        if differences:
+        found = [f"{key} is {was!r} there, {now!r} here" for key, was, now in self.changed(stage)]
+        if found:
             raise StageError(
-                f"{self.folder(stage)} was made with another config: {'; '.join(differences)}. "
+                f"{self.folder(stage)} was made with another config: {'; '.join(found)}. "
                 f"Use another --run-dir, or --redo {stage} to replace it and what follows it."
             )
+        for earlier, digest in record.made_of.items():
+            if self.record(earlier).output not in (None, digest):
+                raise StageError(
+                    f"{self.folder(stage)} was made of another result of the stage '{earlier}' "
+                    f"than is there now. Use --redo {stage} to make it of this one."
+                )
 
+    def changed(self, stage: str) -> list[tuple[str, Any, Any]]:
+        """The settings of a stage that differ from its record: there, and here."""
+        there, here = self.record(stage).config, self.read_by(stage)
+        return list(records.differences(there, here, self.defaults()))
 
-def _record_path(root: Path, stage: str) -> Path:
-    return root / "status" / f"{stage}.json"
-
-
-def _differences(there: Any, here: Any, defaults: Any, path: str = "") -> Iterator[str]:
-    """What differs; a setting that `there` is too old to know had the effect of its default."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        defaults = defaults if isinstance(defaults, dict) else {}
-        for key in there | here:
-            default = defaults.get(key)
-            inner = f"{path}.{key}".strip(".")
-            yield from _differences(there.get(key, default), here.get(key), default, inner)
-    elif there != here:
-        yield f"{path} is {there!r} there, {here!r} here"
+    def _made_of(self, stage: str) -> dict[str, str]:
+        """The digests of what the stages before have left for it."""
+        outputs = {earlier: self.record(earlier).output for earlier in up_to(stage)[:-1]}
+        return {earlier: digest for earlier, digest in outputs.items() if digest is not None}

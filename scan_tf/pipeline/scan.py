@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from scan_tf.models.heads import ClusterHeads
 from scan_tf.models.weights import load_weights, save_weights
 from scan_tf.pipeline import build, features, learning, neighbors
 from scan_tf.pipeline.run_dir import Run
-from scan_tf.pipeline.selection import Best, Selection, Validation, validation
+from scan_tf.pipeline.selection import Best, Selection, validation
 from scan_tf.training.loader import CachedLoader, Order, compiled
 from scan_tf.training.loop import Batches
 
@@ -36,6 +37,8 @@ class Result(Best):
     # Mean NMI of two heads, and the deviation of theirs with what they have in common; one head: 1.
     agreement: float
     spread: float
+    # What stands out of the heads, in sentences.
+    warnings: list[str]
 
 
 def run(run: Run) -> Result:
@@ -48,13 +51,17 @@ def run(run: Run) -> Result:
 
     backbone, heads = task.backbone, task.heads
     best = selection.best
-    load_weights(selection.path, task.networks)
+    kept_of = load_weights(selection.path, task.networks)
+    if kept_of and kept_of != best:  # of a later epoch, after which the program was killed
+        best = cast(Best, kept_of)
     kept_head, found = _combine(run, backbone, heads, best["head"])
     save_weights(
         folder / "weights.npz", {"backbone": backbone, "heads": kept_head}, extra=dict(best)
     )
     files.write_text(folder / "best.json", json.dumps(best, indent=2) + "\n")
     print(f"  kept epoch {best['epoch']}, head {best['head']} (selected on {config.selection})")
+    for sentence in selection.warnings:
+        print(f"  warning: {sentence}")
     if config.num_heads > 1:
         print(
             f"  {config.num_heads} heads agree with each other by NMI {found.agreement:.3f}, with "
@@ -67,6 +74,7 @@ def run(run: Run) -> Result:
         "combine": config.combine,
         "agreement": found.agreement,
         "spread": found.spread,
+        "warnings": selection.warnings,
         **best,
     }
 
@@ -93,6 +101,7 @@ def _direct(run: Run) -> Result:
         "combine": config.combine,
         "agreement": 1.0,
         "spread": 0.0,
+        "warnings": selection.warnings,
         **best,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import ConfigError, StageError
 from scan_tf.evaluation.metrics import selection_loss
+from scan_tf.evaluation.remarks import of_heads
 from scan_tf.features.embedding import embed, head_probs
 from scan_tf.features.neighbors import mine
 from scan_tf.methods.task import Clustering
@@ -19,6 +21,8 @@ from scan_tf.models.frozen import Frozen
 from scan_tf.models.weights import save_weights
 from scan_tf.pipeline import neighbors
 from scan_tf.pipeline.run_dir import Run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +62,14 @@ class Selection:
         path: where the weights of the best so far are kept.
 
     Attributes:
-        record: epoch, head, total, consistency and entropy of the best so far.
+        record: epoch, head, total, consistency and entropy of the best so far, and the number of
+            clusters that each head `used` then.
     """
 
     def __init__(self, run: Run, task: Clustering, checked: Validation, path: Path):
         self.run, self.task, self.checked, self.path = run, task, checked, path
         self.record: dict[str, Any] = {}
+        self._collapsed = False
         frozen = isinstance(task.backbone, Frozen)
         self._features: np.ndarray | None = checked.features if frozen else None
         # Compiled once, not again after every epoch.
@@ -75,17 +81,33 @@ class Selection:
         scores = [selection_loss(p, self.checked.indices) for p in probs]
         head = int(np.argmin([s[0] for s in scores]))
         total, consistency, entropy = scores[head]
+        used = [len(np.unique(p.argmax(axis=1))) for p in probs]
+        if (used[head] == 1) > self._collapsed:
+            _log.warning("scan: epoch %d: all images are in one cluster of the best head.", epoch)
+        self._collapsed = used[head] == 1
         if not self.record or total < self.record["total"]:
             self.record.update(
                 epoch=epoch, head=head, total=total, consistency=consistency, entropy=entropy
             )
-            save_weights(self.path, self.task.networks)
-        return {"selection": total, "selection_best": self.record["total"]}
+            self.record["used"] = used
+            save_weights(self.path, self.task.networks, extra=dict(self.best))
+        return {
+            "selection": total,
+            "selection_best": self.record["total"],
+            "clusters_used": used[head],
+            "dead_heads": sum(count == 1 for count in used),
+        }
 
     @property
     def best(self) -> Best:
         """The record, once an epoch has been scored."""
-        return cast(Best, dict(self.record))
+        return cast(Best, {key: v for key, v in self.record.items() if key != "used"})
+
+    @property
+    def warnings(self) -> list[str]:
+        """What stands out of the heads, in sentences; checkpoints of older versions do not tell."""
+        used = self.record.get("used")
+        return of_heads(used, self.record["head"], self.run.num_clusters) if used else []
 
     def _embed(self) -> np.ndarray:
         """Features of the validation images; a frozen backbone's never change."""

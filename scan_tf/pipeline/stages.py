@@ -104,5 +104,6 @@ def evaluate_split(run: Run, split: str) -> None:
     if split == evaluate.evaluated_split(run):
         run_stage(run, "evaluate")
     else:
+        run.claim()
         evaluate.run(run, split)
     print(f"\nreport and pictures: {evaluate.folder_of(run, split)}")

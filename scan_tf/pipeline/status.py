@@ -11,7 +11,8 @@ from scan_tf import config
 from scan_tf.errors import ConfigError
 from scan_tf.pipeline import plan
 from scan_tf.pipeline.plan import Seen
-from scan_tf.pipeline.run_dir import Record, Run
+from scan_tf.pipeline.record import Record
+from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES, TRAINED, since
 from scan_tf.training.progress import FILE, Progress, duration
 
@@ -67,9 +68,18 @@ def steps(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return facts | {"age_s": time.time() - path.stat().st_mtime}
-    except (OSError, ValueError):
+        step, total = int(facts["step"]), int(facts["total"])
+        rate, compile_s = facts["steps_per_second"], float(facts["compile_s"])
+        age = max(0.0, time.time() - path.stat().st_mtime)  # the clock may have been set back
+    except (OSError, ValueError, LookupError, TypeError):
         return {}
+    return {
+        "step": step,
+        "total": total,
+        "steps_per_second": rate and float(rate),
+        "compile_s": compile_s,
+        "age_s": age,
+    }
 
 
 def _line(run: Run, stage: str, record: Record, left: float | None) -> str:

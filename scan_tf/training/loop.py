@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from scan_tf import files
+from scan_tf import files, signals
 from scan_tf.config import RuntimeConfig, TrainConfig
-from scan_tf.errors import Interrupted, TrainingError
+from scan_tf.errors import Diverged, Interrupted, TrainingError
 from scan_tf.files import read_metrics
 from scan_tf.machine import Device
 from scan_tf.methods.task import Task
@@ -32,6 +32,8 @@ from scan_tf.training.loader import Inputs
 from scan_tf.training.optim import Optimizer, Schedule
 from scan_tf.training.profiler import profiled
 from scan_tf.training.progress import Progress
+
+_log = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
@@ -72,6 +74,9 @@ class Trainer:
         hook: called after every epoch.
         finish: make no step where there is a checkpoint; what it holds is the result.
         when_known: called once with the `Progress`, when the rate means something.
+        belongs: what a checkpoint of this stage belongs to, JSON-able; it travels with it.
+        check: called with the `belongs` of the checkpoint that is gone on from; raises where it
+            belongs to something else.
     """
 
     def __init__(
@@ -86,7 +91,10 @@ class Trainer:
         hook: EpochHook | None = None,
         finish: bool = False,
         when_known: Callable[[Progress], None] | None = None,
+        belongs: Mapping[str, Any] | None = None,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
     ):
+        self._belongs, self._check = dict(belongs or {}), check
         self.task, self.loader, self.config = task, loader, config
         self.directory, self.runtime, self.hook = directory, runtime, hook
         self._finish, self._when_known = finish, when_known
@@ -108,6 +116,7 @@ class Trainer:
             jit=device.jit_heads if per_call > 1 else device.jit_step,
         )
         self._window: list[dict[str, Any]] = []
+        self._rows = 0
         self._checkpoint = directory / "ckpt" / "state.npz"
         self._log = directory / "metrics.jsonl"
 
@@ -138,7 +147,9 @@ class Trainer:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the state has been saved.
-            TrainingError: the loss is not finite, or there is no whole epoch to finish with.
+            Diverged: the loss or a variable is not finite.
+            TrainingError: there is no whole epoch to finish with.
+            StageError: the checkpoint is damaged, or belongs to something else.
         """
         start = self._restore()
         steps_per_epoch = self.loader.steps_per_epoch
@@ -154,13 +165,14 @@ class Trainer:
         progress = Progress(
             self.directory, self.total_steps, start, shown=shown, when_known=self._when_known
         )
-        with _Signals() as signals, progress, self._writer() as writer:
+        with signals.Deferred() as deferred, progress, self._writer() as writer:
             self._progress = progress
             steps = self.steps(start)
             if self.runtime.profile:
                 steps = profiled(steps, self.directory / "profile")
             for step, metrics in steps:
                 self._window.append(metrics)
+                deferred.holds = True
                 progress.update(step)
                 epoch, position = divmod(step, steps_per_epoch)
                 if step % self.runtime.log_every == 0 or position == 0:
@@ -170,12 +182,13 @@ class Trainer:
                     self._write(row, writer)
                     progress.log(row)
                 due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
-                if due or signals.received or step == self.total_steps:
+                if due or deferred.received or step == self.total_steps:
                     self._save(step)
                     saved = time.monotonic()
-                if signals.received:
+                    deferred.holds = False
+                if deferred.received:
                     raise Interrupted(
-                        signals.received,
+                        deferred.received,
                         f"Stopped at step {step} of {self.total_steps}; saved in {self.directory}. "
                         "Run the same command to go on.",
                     )
@@ -207,18 +220,31 @@ class Trainer:
     def _save(self, step: int) -> None:
         window = self._finite(step)
         self._window = list(window)
-        extra = {"window": window, "hook": self.hook.record if self.hook else {}}
-        checkpoint.save_state(self._checkpoint, self.state, step=step, extra=extra)
+        extra: dict[str, Any] = {"window": window, "hook": self.hook.record if self.hook else {}}
+        extra |= {"belongs": self._belongs, "rows": self._rows}
+        try:
+            checkpoint.save_state(self._checkpoint, self.state, step=step, extra=extra)
+        except Diverged as error:
+            raise Diverged(f"{error} {self._advice()}") from error
 
     def _restore(self) -> int:
-        step = 0
+        step = known = 0
         if self._checkpoint.exists():
             step, extra = checkpoint.restore_state(self._checkpoint, self.state)
-            self._window = extra["window"]
+            if self._check is not None:
+                self._check(extra.get("belongs", {}))
+            self._window, known = extra["window"], extra.get("rows", 0)
             if self.hook is not None:
                 self.hook.record.update(extra["hook"])
-        rows = [r for r in read_metrics(self._log) if r["step"] <= step]
+        rows = [r for r in read_metrics(self._log) if r.get("step", step + 1) <= step]
+        if len(rows) < known:
+            _log.warning(
+                "%s: %d of %d rows are missing or damaged; the curves have a gap, the training "
+                "goes on exactly.",
+                *(self._log, known - len(rows), known),
+            )
         files.write_text(self._log, "".join(json.dumps(r) + "\n" for r in rows))
+        self._rows = len(rows)
         return step
 
     def _means(self, step: int) -> dict[str, float]:
@@ -233,16 +259,25 @@ class Trainer:
         """The metrics since the last log, as numbers; refuses a loss that is not finite."""
         rows = [row for metrics in self._window for row in scalars(metrics)]
         if not all(math.isfinite(r["loss"]) for r in rows):
-            raise TrainingError(
+            raise Diverged(
                 f"The loss is not finite between steps {step - len(rows) + 1} and {step}. "
-                "Lower optimizer.lr, set optimizer.clip_norm, or use runtime.dtype=float32; the "
-                f"last checkpoint in {self._checkpoint.parent} is from before."
+                f"{self._advice()}"
             )
         return rows
+
+    def _advice(self) -> str:
+        """What to do after a divergence, and from which checkpoint it goes on."""
+        found = [f"{file} (step {step})" for file, step in checkpoint.good(self._checkpoint)]
+        kept = f"from before: {' and '.join(found)}" if found else "none yet"
+        return (
+            "Lower optimizer.lr, set optimizer.clip_norm, or use runtime.dtype=float32. The last "
+            f"checkpoints are {kept}."
+        )
 
     def _write(self, row: dict[str, float], writer: tf.summary.SummaryWriter | None) -> None:
         with open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        self._rows += 1
         if writer is not None:
             with writer.as_default(step=int(row["step"])):
                 for name, value in row.items():
@@ -258,24 +293,3 @@ class Trainer:
             yield writer
         finally:
             writer.close()
-
-
-class _Signals:
-    """Notes SIGINT and SIGTERM while it is entered, so that the step can end first."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: object) -> None:
-        self.received = number

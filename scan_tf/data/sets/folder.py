@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from scan_tf.config import DataConfig
+from scan_tf.data.decoding import Limits, size_of
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, Split
 from scan_tf.data.images import (
     SUFFIXES,
@@ -62,7 +63,7 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
     names = _class_names([r for r in (train, test) if r is not None])
     size = config.image_size or DEFAULT_SIZE
     _warn_of_small(root, files, size)
-    images, kept, skipped = _read_all(files, size)
+    images, kept, skipped = _read_all(files, size, Limits(config.max_megapixels, config.decode_mib))
     errors = list(skipped.values())
     report_unreadable(errors, len(files), where=f"{root}: ", allowed=not config.strict)
     ids = {name: i for i, name in enumerate(names)}
@@ -127,12 +128,10 @@ def _class_of(path: Path, root: Path) -> str | None:
 
 def _warn_of_small(root: Path, files: Sequence[Path], size: int) -> None:
     """Warn where most images, of a sample, are enlarged: that costs and shows nothing more."""
-    from PIL import Image
-
     sides = []
     for file in files[:: -(-len(files) // _SAMPLE)]:
-        with contextlib.suppress(Exception), Image.open(file) as image:  # reported when it is read
-            sides.append(min(image.size))
+        with contextlib.suppress(Exception):  # reported when it is read
+            sides.append(min(size_of(file)))
     side = int(np.median(sides)) if sides else size
     if side < size:
         _log.warning(
@@ -143,14 +142,14 @@ def _warn_of_small(root: Path, files: Sequence[Path], size: int) -> None:
 
 
 def _read_all(
-    files: Sequence[Path], size: int
+    files: Sequence[Path], size: int, limits: Limits
 ) -> tuple[np.ndarray, list[Path], dict[Path, DataError]]:
     """Images uint8 [N, size, size, 3] of the readable files, those files, and the others."""
     from tqdm import tqdm
 
     images, kept = allocate(len(files), size), list[Path]()
     skipped: dict[Path, DataError] = {}
-    read = read_fitted(files, size)
+    read = read_fitted(files, size, limits=limits)
     bar = tqdm(read, total=len(files), desc="reading images", disable=None, leave=False)
     for file, image in zip(files, bar, strict=True):
         if isinstance(image, DataError):

@@ -1,0 +1,163 @@
+"""Runs that were damaged, mixed up or begun by two: refused in a line, or gone on with exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_writing import another_process
+from tiny_runs import copy, opened, scan_tf, weights
+
+from scan_tf import machine
+from scan_tf.errors import DataError
+from scan_tf.evaluation.remarks import of_heads
+from scan_tf.files import read_metrics
+from scan_tf.models.torch_files import TorchFile
+from scan_tf.pipeline import porting, run_dir
+from scan_tf.pipeline.stage import STAGES
+
+
+def refused(capsys: pytest.CaptureFixture[str], *command: Any, code: int = 2) -> str:
+    """The line with which a command is refused."""
+    assert scan_tf(*command) == code
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    (line,) = [line for line in error.splitlines() if line.startswith("scan-tf: ")]
+    return line
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("file", "command", "way"),
+    [
+        ("scan/weights.npz", "export", "--redo scan"),
+        ("selflabel/weights.npz", "export", "--redo selflabel"),
+        ("neighbors/train.npz", "scan", "--redo neighbors"),
+        ("scan/metrics.jsonl", "evaluate", "metrics.jsonl.damaged (the curves are left out"),
+    ],
+)
+def test_a_flipped_bit_is_refused_with_the_command_that_restores_it(
+    finished, tmp_path, capsys, file, command, way
+):
+    run = copy(finished, tmp_path / "run", without=command)
+    flip(run / file)
+    line = refused(capsys, command, "--run-dir", run)
+    assert f"{run / file}: damaged" in line
+    assert way in line
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
+def test_a_damaged_report_is_refused_with_the_command_that_restores_it(
+    finished, tmp_path, capsys, text
+):
+    run = copy(finished, tmp_path / "run")
+    (run / "eval" / "report.json").unlink()
+    (run / "eval" / "report.json").write_text(text)
+    line = refused(capsys, "publish", run, "--name", "x", "--results", tmp_path / "results")
+    assert "report.json: damaged" in line
+    assert f"scan-tf run --run-dir {run} --redo evaluate" in line
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_second_program_is_refused_and_told_who_is_at_work(finished, tmp_path, capsys):
+    run = copy(finished, tmp_path / "run", without="export")
+    body = "from scan_tf import writing\nmine = writing.Writing(Path(sys.argv[1]))"
+    with another_process(body, run) as first:
+        for command in (
+            ("run", "--run-dir", run),
+            ("evaluate", "--run-dir", run, "--redo", "evaluate"),
+            ("export", "--run-dir", run, "--format", "torch"),
+            ("sweep", "--run-dir", run, "scan.epochs=1,2"),
+            ("pack", run, tmp_path / "pack"),
+        ):
+            line = refused(capsys, *command)
+            assert f"another program is at work in it: process {first.pid} on " in line
+    assert opened(run).is_done("evaluate")
+    assert not (tmp_path / "pack").exists()
+
+
+def test_other_images_are_noticed_and_counted(finished, tmp_path, capsys, monkeypatch):
+    run = copy(finished, tmp_path / "run", without="scan")
+    load = run_dir.sources.load
+
+    def changed(config, split):
+        images = load(config, split)
+        pixels = images.images.copy()
+        pixels[3] = 7
+        return dataclasses.replace(images, images=pixels)
+
+    monkeypatch.setattr(run_dir.sources, "load", changed)
+    line = refused(capsys, "scan", "--run-dir", run)
+    assert "the train images are not those that this run has learnt from" in line
+    assert "1 of 60 are new, 1 of 60 are gone (new: " in line
+    assert line.endswith("--redo pretext.")
+
+
+def test_a_checkpoint_without_its_record_is_not_taken_for_other_settings(
+    finished, tmp_path, capsys
+):
+    run = copy(finished, tmp_path / "run", without="selflabel")
+    shutil.copytree(finished / "selflabel" / "ckpt", run / "selflabel" / "ckpt")
+    line = refused(capsys, "selflabel", "--run-dir", run, "selflabel.optimizer.lr=0.1")
+    assert "the checkpoint is of another run: selflabel.optimizer.lr is " in line
+    assert "0.1 here" in line
+
+
+def test_another_number_of_threads_is_warned_of(finished, tmp_path, monkeypatch, caplog):
+    run = copy(finished, tmp_path / "run", without="selflabel")
+    shutil.copytree(finished / "selflabel" / "ckpt", run / "selflabel" / "ckpt")
+    monkeypatch.setattr(machine, "num_cpus", lambda: 77)
+    assert scan_tf("selflabel", "--run-dir", run) == 0
+    assert "goes on with 77: sums are made in another order" in caplog.text
+    np.testing.assert_equal(weights(run, "selflabel"), weights(finished, "selflabel"))
+
+
+def test_a_finished_stage_goes_on_for_more_epochs(finished, tmp_path, capsys):
+    run = copy(finished, tmp_path / "run")
+    more = "selflabel.epochs=22"
+    line = refused(capsys, "selflabel", "--run-dir", run, more)
+    assert "selflabel.epochs is 20 there, 22 here" in line
+    assert scan_tf("selflabel", "--run-dir", run, "--extend", more) == 0
+    rows = read_metrics(run / "selflabel" / "metrics.jsonl")
+    before = read_metrics(finished / "selflabel" / "metrics.jsonl")
+    assert rows[: len(before)] == before
+    assert rows[-1]["epoch"] == 22
+    work = opened(run, more)
+    assert work.record("selflabel").extended == ({"selflabel.epochs": [20, 22]},)
+    assert [s for s in STAGES if work.is_done(s)] == ["pretext", "neighbors", "scan", "selflabel"]
+
+
+def test_weights_that_are_not_finite_are_not_imported(monkeypatch, tmp_path):
+    bad = np.zeros((4, 3, 3, 3), np.float32)
+    bad[0, 0, 0, 0] = np.nan
+    file = TorchFile({"backbone.conv1.weight": bad, "backbone.bn1.weight": np.ones(4)})
+    monkeypatch.setattr(porting.torch_files, "read", lambda _: file)
+    with pytest.raises(DataError, match=r"1 of 2 .* not finite, such as 'backbone.conv1.weight'"):
+        porting.import_checkpoint(None, tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("used", "best", "expected"),
+    [
+        ([4, 4], 0, []),
+        ([4], 0, []),
+        ([1], 0, ["The head that is kept puts all images into one cluster"]),
+        ([3, 4], 0, ["The head that is kept leaves 1 of 4 clusters empty"]),
+        ([4, 1, 1], 0, ["2 of 3 heads put all images into one cluster"]),
+        ([1, 1], 0, ["The head that is kept puts all", "2 of 2 heads put all"]),
+    ],
+)
+def test_heads_that_have_collapsed_are_told_of(used, best, expected):
+    found = of_heads(used, best, 4)
+    assert len(found) == len(expected)
+    assert all(text.startswith(start) for text, start in zip(found, expected, strict=True))
