@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_writing import another_process
-from tiny_runs import copy, opened, scan_tf, weights
+from tiny_runs import copy, opened, scan_tf, snapshot, weights
 
 from scan_tf import machine
 from scan_tf.errors import DataError
@@ -135,6 +135,14 @@ def test_a_finished_stage_goes_on_for_more_epochs(finished, tmp_path, capsys):
     work = opened(run, more)
     assert work.record("selflabel").extended == ({"selflabel.epochs": [20, 22]},)
     assert [s for s in STAGES if work.is_done(s)] == ["pretext", "neighbors", "scan", "selflabel"]
+
+
+def test_nothing_is_deleted_that_cannot_be_made_again(finished, tmp_path, capsys):
+    run = copy(finished, tmp_path / "run")
+    before = snapshot(run)
+    redo = ("run", "--run-dir", run, "--redo", "pretext", "data.path=typo")
+    assert "typo: no such folder" in refused(capsys, *redo, code=3)
+    assert snapshot(run) == before
 
 
 def test_weights_that_are_not_finite_are_not_imported(monkeypatch, tmp_path):

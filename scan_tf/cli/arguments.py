@@ -69,6 +69,7 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
 
     run = Run(settings, root)
     done = all(run.record(stage).is_done for stage in STAGES)
+    done = done and not getattr(arguments, "redo", None)  # what is deleted has to be made again
     if reads_images and not done:
         sources.check(settings.data)
         Writing.refuse_another(root)
