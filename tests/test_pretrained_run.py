@@ -15,7 +15,7 @@ import tiny_runs
 
 from scan_tf import files
 from scan_tf.features.embedding import embed, head_probs
-from scan_tf.pipeline import build, timing
+from scan_tf.pipeline import build, neighbors, timing
 from scan_tf.pipeline.prediction import predict
 
 
@@ -94,12 +94,7 @@ def test_the_report_and_the_saved_model_are_of_the_clustering(run_dir, tmp_path)
 
 @pytest.mark.parametrize("name", ["kmeans", "spectral"])
 def test_a_clustering_that_trains_nothing_ends_like_one_that_does(run_dir, tmp_path, name):
-    copy = tmp_path / "run"
-    for part in ("status", "pretext", "neighbors"):
-        shutil.copytree(run_dir / part, copy / part)
-    for stage in ("scan", "evaluate", "export"):
-        (copy / "status" / f"{stage}.json").unlink()
-    shutil.copy(run_dir / "config.yaml", copy)
+    copy = tiny_runs.copy(run_dir, tmp_path / "run", without="scan")
     assert tiny_runs.scan_tf("run", "--run-dir", copy, f"scan.name={name}") == 0
     scored = json.loads((copy / "eval" / "report.json").read_text(encoding="utf-8"))["scan"]
     assert scored["acc"] > 0.9
@@ -111,8 +106,7 @@ def test_a_clustering_that_trains_nothing_ends_like_one_that_does(run_dir, tmp_p
     backbone, heads = build.trained_clusters(run, "scan")
     task = build.new_clustering(run, backbone, heads)
     rows = embed(backbone.embed, run.train_images)
-    indices = files.read_npz(copy / "neighbors" / "train.npz")[0]["indices"]
-    found = task.assign(rows, indices, seed=run.seed("scan"))
+    found = task.assign(rows, neighbors.mined(run).indices, seed=run.seed("scan"))
     assert (head_probs(heads, rows)[0].argmax(axis=1) == found).mean() > 0.95
     with pytest.raises(TypeError, match="is not trained"):
         task.loss({})

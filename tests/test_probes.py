@@ -213,3 +213,13 @@ def test_kmeans_without_labels_counts_clusters_only():
     assert scores["num_clusters_used"] == 3
     unknown = ("matching", *SCORES, *(f"{score}_std" for score in SCORES))
     assert all(scores[key] is None for key in unknown)
+
+
+def test_thumbnails_are_means_of_what_is_larger():
+    small = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    assert probes.thumbnails(small) is small
+    large = small.repeat(4, axis=1).repeat(4, axis=2)
+    np.testing.assert_array_equal(probes.thumbnails(large), small)
+    checks = np.indices((64, 64)).sum(axis=0) % 2 * 200
+    found = probes.thumbnails(np.repeat(checks[None, ..., None], 3, axis=3).astype(np.uint8))
+    assert (found == 100).all()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -35,6 +36,7 @@ _PROBE_L2 = 1e-3
 _PROBE_TOLERANCE = 3e-4
 _PROBE_ITERATIONS = 200
 # Images whose colours are counted at a time.
+_THUMBNAIL = 32
 _HISTOGRAM_BLOCK = 1024
 # Rows longer than this are cheaper to assign with the triangle inequality (same result).
 _ELKAN_COLUMNS = 1024
@@ -140,6 +142,26 @@ def chance_purity(labels: np.ndarray) -> float:
     """The purity 0..1 of neighbours drawn at random: 1/C for C classes of one size, or more."""
     sizes = np.unique(labels, return_counts=True)[1] / len(labels)
     return float((sizes**2).sum())
+
+
+def thumbnails(images: np.ndarray) -> np.ndarray:
+    """Images as k-means on pixels looks at them: what has more than 32 pixels a side is shrunk.
+
+    Distances hardly change, and photos would cost minutes for a baseline.
+
+    Args:
+        images: uint8 [N,S,S,3].
+
+    Returns:
+        uint8 [N,s,s,3], s = min(S, 32); means over the pixels that become one.
+    """
+    if images.shape[1] <= _THUMBNAIL:
+        return images
+    small = np.empty((len(images), _THUMBNAIL, _THUMBNAIL, 3), np.uint8)
+    for row, image in enumerate(images):
+        fitted = Image.fromarray(image).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+        small[row] = np.asarray(fitted)
+    return small
 
 
 def color_histograms(images: np.ndarray) -> np.ndarray:

@@ -182,7 +182,11 @@ def score(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]
         on_features = probes.kmeans_scores(bank, queries, images.labels, **how, progress=bar)
     bar = _bar(run, "k-means on pixels")
     on_pixels = probes.kmeans_scores(
-        train.images, images.images, images.labels, **how, progress=bar
+        probes.thumbnails(train.images),
+        probes.thumbnails(images.images),
+        images.labels,
+        **how,
+        progress=bar,
     )
     bar = _bar(run, "k-means on colours")
     on_colors = probes.kmeans_scores(

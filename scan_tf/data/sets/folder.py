@@ -136,7 +136,8 @@ def _warn_of_small(root: Path, files: Sequence[Path], size: int) -> None:
     if side < size:
         _log.warning(
             "%s: most images are smaller than data.image_size=%d, about %d pixels: they are "
-            "enlarged, and every step costs %.1f times as much as with data.image_size=%d.",
+            "enlarged. A network that learns from them takes %.1f times as long as with "
+            "data.image_size=%d; one that was trained on photos may well see more.",
             *(root, size, side, (size / side) ** 2, side),
         )
 
