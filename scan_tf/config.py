@@ -11,18 +11,16 @@ picks: a module in the folder of its kind below `scan_tf/methods/`, or any other
 from __future__ import annotations
 
 import dataclasses
-import re
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from scan_tf import reading
-from scan_tf.errors import ConfigError
 from scan_tf.reading import dump as dump
 from scan_tf.reading import split_override as split_override
 from scan_tf.reading import to_dict as to_dict
-from scan_tf.schema import Section, chosen, setting, show
+from scan_tf.schema import Section, chosen, setting
 
 _POLICIES = ("none", "simclr", "strong", "weak")
 
@@ -51,10 +49,7 @@ class DataConfig(Section):
         89.0, above=0, high=178, help="image files of more megapixels are not read"
     )
     decode_mib: int | None = setting(
-        None,
-        low=1,
-        help="memory that the image files take which are decoded at a time, in MiB, but for one "
-        "that takes more alone; null: a quarter of the machine's",
+        None, low=1, help="MiB for all files decoded at a time; null: a quarter of the memory"
     )
 
 
@@ -252,9 +247,7 @@ class EvaluateConfig(Section):
         help="fit a linear classifier on the pretext's features: one more pass over the images",
     )
     formulas: bool = setting(
-        False,
-        help="leave names of classes and clusters as they are in tables for spreadsheets, also "
-        "those that begin like a formula; false: they get a quote",
+        False, help="names that begin like a formula stay so in tables; false: they get a quote"
     )
     pictures: bool = setting(True, help="draw clusters, confusions, curves and the map")
     map_points: int = setting(2000, low=10, help="images on the 2-D map of the features")
@@ -288,7 +281,9 @@ class RuntimeConfig(Section):
 class Config(Section):
     """A whole experiment: one YAML file, all stages in it."""
 
-    name: str = setting("run", help="of the run directory, runs/NAME, where none is given")
+    name: str = setting(
+        "run", is_name=True, help="of the run directory, runs/NAME, where none is given"
+    )
     seed: int = setting(0, low=0, high=2**31 - 1, help="of everything random")
     clustering_seed: int = setting(
         0, low=0, high=2**31 - 1, help="another number: another clustering on the same pretext"
@@ -302,15 +297,6 @@ class Config(Section):
     selflabel: SelfLabelConfig = chosen("scan_tf.methods.selflabel", "confident")
     evaluate: EvaluateConfig = EvaluateConfig()
     runtime: RuntimeConfig = RuntimeConfig()
-
-    def __post_init__(self) -> None:
-        """Check the fields; the name stays below the folder of runs."""
-        super().__post_init__()
-        if self.name in ("", ".", "..") or not re.fullmatch(r"[^/\\\x00-\x1f]{1,100}", self.name):
-            raise ConfigError(
-                f"name: expected the name of a folder, of up to 100 characters and without / and "
-                f"\\, got {show(self.name)}."
-            )
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:

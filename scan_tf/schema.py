@@ -26,6 +26,7 @@ def setting(
     high: float | None = None,
     above: float | None = None,
     names: Sequence[str] = (),
+    is_name: bool = False,
     help: str = "",
 ) -> Any:
     """A dataclass field with a range and a meaning.
@@ -36,10 +37,12 @@ def setting(
         high: the greatest value.
         above: what the value must be greater than.
         names: the texts to choose from, beside the dotted names of what others wrote.
+        is_name: whether the text is the name of a folder, which leads nowhere else.
         help: what it means, in a sentence without a full stop; where it is empty, the help of the
             field of that name in the class that is extended.
     """
     metadata = {"low": low, "high": high, "above": above, "names": names, "help": help}
+    metadata["is_name"] = is_name
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -92,6 +95,8 @@ class Section:
             value = _coerce(hints[field.name], getattr(self, field.name), field.name)
             _check_range(value, field.metadata, field.name)
             _check_name(value, field.metadata.get("names"), field.name)
+            if field.metadata.get("is_name"):
+                _check_folder(value, field.name)
             object.__setattr__(self, field.name, value)
 
 
@@ -240,6 +245,14 @@ def _check_name(value: Any, names: Sequence[str] | None, path: str) -> None:
     if names and "." not in value and value not in names:
         hint = did_you_mean(value, names)
         raise ConfigError(f"{path}: {show(value)} is not a choice. {hint}")
+
+
+def _check_folder(value: str, path: str) -> None:
+    if value in (".", "..") or not re.fullmatch(r"[^/\\\x00-\x1f]{1,100}", value):
+        raise ConfigError(
+            f"{path}: expected the name of a folder, of up to 100 characters and without / and \\, "
+            f"got {show(value)}."
+        )
 
 
 def _kind(hint: Any) -> str:
