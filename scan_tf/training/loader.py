@@ -9,6 +9,7 @@ the seed and the step; `prepare(inputs)` is graph code that makes the task's bat
 from __future__ import annotations
 
 import concurrent.futures
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -131,8 +132,8 @@ class Loader:
             )
             for name, v in views.items()
         }
-        if images.images.nbytes <= runtime.resident_mib * 2**20:
-            self._resident = tf.convert_to_tensor(np.asarray(images.images))
+        if math.prod(images.images.shape) <= runtime.resident_mib * 2**20:
+            self._resident = tf.convert_to_tensor(np.asarray(images.images[:]))
 
     def inputs(self, start: int, stop: int) -> Iterator[Inputs]:
         """Inputs of the steps `start` to `stop - 1`; slow ones are made ahead by a thread."""
