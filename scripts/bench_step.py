@@ -55,7 +55,7 @@ def scan_tf_step(
     )
     flop = batch * PASSES[stage] * forward_flop(backbone, size)
     if stage == "inference":
-        network = tf.function(backbone.embed, jit_compile=jit)
+        network = tf.function(backbone.embed, jit_compile=jit, autograph=False)
 
         def infer() -> dict[str, float]:
             embed(network, images, batch_size=batch)
@@ -63,7 +63,7 @@ def scan_tf_step(
 
         return infer
     trainer, loader = training(stage, backbone, images, batch, where)
-    update = tf.function(trainer.update, jit_compile=jit)
+    update = tf.function(trainer.update, jit_compile=jit, autograph=False)
     inputs = loader.inputs(0, 10**6)
 
     def run() -> dict[str, float]:

@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from scan_tf.config import (
     AugmentConfig,
-    ModelConfig,
     OptimizerConfig,
     RuntimeConfig,
     TrainConfig,
@@ -57,8 +56,9 @@ def images(count: int = COUNT, seed: int = 0, split: str = "train") -> ImageSet:
 
 
 def backbone(dtype: str = "float32") -> resnet.ResNet:
+    """A ResNet of a single block, in its last stage: every kind of layer, and soon compiled."""
     how = {"image_size": SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    return resnet.build(ModelConfig("resnet10", width=4), dtype=dtype, **how)
+    return resnet.ResNet((0, 0, 0, 1), width=4, dtype=dtype, **how)
 
 
 def make(name: str, dtype: str = "float32") -> Task:
@@ -86,17 +86,22 @@ def make(name: str, dtype: str = "float32") -> Task:
 
 
 def loader(
-    task: Task, *, seed: int = 0, device: Device = PLAIN, **runtime: Any
+    task: Task, *, seed: int = 0, device: Device = PLAIN, augmented: bool = False, **runtime: Any
 ) -> Loader | CachedLoader:
+    """Batches for a task; unless they are to be `augmented` by its policies, by a simple one."""
     table = np.random.default_rng(1).integers(0, COUNT, (COUNT, NEIGHBORS + 1))
     table[:, 0] = np.arange(COUNT)
     order = Order(COUNT, BATCH, seed=seed, neighbors=table.astype(np.int32))
     if getattr(task, "cached", False):
         features = np.random.default_rng(2).random((2, COUNT, task.backbone.feature_dim))
         return CachedLoader(features.astype(np.float32), task.views, order)
+    views = task.views
+    if not augmented:
+        plain = {"policy": "weak", "options": {}}
+        views = {name: dataclasses.replace(view, **plain) for name, view in views.items()}
     return Loader(
         images(),
-        task.views,
+        views,
         order,
         normalise=task.normalise,
         augment_config=AugmentConfig(),

@@ -68,7 +68,7 @@ def test_every_stage_leaves_what_the_next_one_reads(finished):
 @pytest.mark.parametrize(
     ("stage", "steps", "epochs", "parts"),
     [
-        ("pretext", 3, 30, {"lr"}),
+        ("pretext", 3, 20, {"lr"}),
         ("scan", 3, 20, {"total", "consistency", "entropy", "selection", "selection_best", "lr"}),
         ("selflabel", 3, 20, {"confident", "skipped", "lr"}),
     ],

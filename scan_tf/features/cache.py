@@ -123,7 +123,9 @@ def _compiled(network: Any, shape: list[int]) -> Any:
     def forward(pixels: tf.Tensor) -> tf.Tensor:
         return tf.cast(network(tf.cast(pixels, tf.float32) / 255.0), tf.float32)
 
-    function = tf.function(forward).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
+    function = tf.function(forward, autograph=False).get_concrete_function(
+        tf.TensorSpec(shape, tf.uint8)
+    )
     # What depends on the weights alone (folded kernels, casts) is computed once and not by batch:
     # a fifth of the time of a small network in bfloat16.
     return convert_variables_to_constants_v2(function)

@@ -49,7 +49,7 @@ def embed(
         return tf.cast(network(scaled), tf.float32)
 
     if not isinstance(network, tf.types.experimental.PolymorphicFunction):
-        forward = tf.function(forward, jit_compile=jit)
+        forward = tf.function(forward, jit_compile=jit, autograph=False)
     count = len(images)
     size = min(batch_size, count)
     parts = []

@@ -64,7 +64,9 @@ class Fitted:
         self.run = run if keep_run else None
         self._backbone, self._heads = backbone, heads
         self._batch_size = run.config.evaluate.batch_size
-        self._network = lazy.tf.function(backbone.embed, jit_compile=run.device.jit_step)
+        self._network = lazy.tf.function(
+            backbone.embed, jit_compile=run.device.jit_step, autograph=False
+        )
         from scan_tf.features.embedding import head_probs
         from scan_tf.pipeline import features
 

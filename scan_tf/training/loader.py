@@ -9,6 +9,7 @@ the seed and the step; `prepare(inputs)` is graph code that makes the task's bat
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -123,13 +124,14 @@ class Loader:
                 for name, v in views.items()
             }
             return
+
+        @functools.cache  # views that look in the same way share a compiled policy
+        def policy(name: str, size: int, options: tuple[tuple[str, float], ...]) -> policies.Policy:
+            how = {"size": size, "mean": images.mean, **dict(options)}
+            return compiled(policies.make(name, augment_config, **how), device)
+
         self._policies = {
-            name: compiled(
-                policies.make(
-                    v.policy, augment_config, size=v.size or size, mean=images.mean, **v.options
-                ),
-                device,
-            )
+            name: policy(v.policy, v.size or size, tuple(v.options.items()))
             for name, v in views.items()
         }
         if math.prod(images.images.shape) <= runtime.resident_mib * 2**20:
@@ -229,7 +231,9 @@ def _seeds(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
 def compiled(policy: policies.Policy, device: Device) -> policies.Policy:
     """Inside a step that is not compiled as a whole, XLA still pays for the augmentation."""
     alone = device.jit_augment and not device.jit_step
-    function: policies.Policy = tf.function(policy, jit_compile=True) if alone else policy
+    if not alone:
+        return policy
+    function: policies.Policy = tf.function(policy, jit_compile=True, autograph=False)
     return function
 
 
