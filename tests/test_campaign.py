@@ -190,7 +190,7 @@ def test_the_remaining_minutes_come_from_the_last_measured_rates(finished, tmp_p
     run = copy(finished, tmp_path / "run", without="scan")
     lines = campaign.describe(opened(run)).splitlines()
     assert lines[0].startswith("pretext   done in ")
-    assert lines[2] == "scan      not begun, 20 epochs; time not known yet"
+    assert lines[2] == "scan      not begun, 12 epochs; time not known yet"
     assert lines[-1] == "export    not begun"
     metrics = [{"step": s, "epoch": round(s / 3, 4), "loss": 1.0} for s in (2, 3, 4)]
     (run / "scan").mkdir()
@@ -201,8 +201,8 @@ def test_the_remaining_minutes_come_from_the_last_measured_rates(finished, tmp_p
     text = "".join(json.dumps({"steps_per_second": r}) + "\n" for r in rates)
     (run / "campaign.jsonl").write_text(text)
     line = campaign.describe(opened(run)).splitlines()[2]
-    # 56 steps at 0.1 a second.
-    assert line == "scan      step 4 of 60 (6.7%), 0.1 steps/s: about 9.3 min remain"
+    # 32 steps at 0.1 a second.
+    assert line == "scan      step 4 of 36 (11.1%), 0.1 steps/s: about 5.3 min remain"
 
 
 def test_rates_leave_out_what_was_taken_back(finished, tmp_path):

@@ -47,7 +47,8 @@ def make(data=None, *, views=SIMPLE, seed=3, backend="device", device=PLAIN, **r
 def batches(loader, start, stop):
     prepare = tf.function(loader.prepare)
     return [
-        {k: v.numpy() for k, v in prepare(inputs).items()} for inputs in loader.inputs(start, stop)
+        {k: np.asarray(v) for k, v in prepare(inputs).items()}
+        for inputs in loader.inputs(start, stop)
     ]
 
 
