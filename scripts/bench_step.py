@@ -121,7 +121,8 @@ def forward_flop(backbone: Any, size: int) -> float:
     import tensorflow as tf
 
     image = tf.TensorSpec([1, size, size, 3], tf.float32)
-    traced = tf.function(lambda x: backbone(x, training=False)).get_concrete_function(image)
+    forward = tf.function(lambda x: backbone(x, training=False), autograph=False)
+    traced = forward.get_concrete_function(image)
     total = 0.0
     for operation in traced.graph.get_operations():
         if operation.type == "Conv2D":

@@ -31,6 +31,8 @@ from scan_tf.training.loader import CachedLoader, Loader, Order
 from scan_tf.training.loop import Trainer
 
 SIZE, COUNT, BATCH, CLUSTERS, NEIGHBORS = 16, 32, 8, 4, 5
+# A single block, in the last stage: every kind of layer, and soon compiled.
+BLOCKS = (0, 0, 0, 1)
 PLAIN = Device("cpu", "float32", jit_step=False, jit_augment=False)
 QUIET = RuntimeConfig(progress=False, tensorboard=False, log_every=1)
 FAST = OptimizerConfig("adam", lr=3e-3)
@@ -55,10 +57,9 @@ def images(count: int = COUNT, seed: int = 0, split: str = "train") -> ImageSet:
     return ImageSet("noise", split, pixels, None, (), IMAGENET_MEAN, IMAGENET_STD)
 
 
-def backbone(dtype: str = "float32") -> resnet.ResNet:
-    """A ResNet of a single block, in its last stage: every kind of layer, and soon compiled."""
+def backbone(dtype: str = "float32", blocks: Any = BLOCKS) -> resnet.ResNet:
     how = {"image_size": SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    return resnet.ResNet((0, 0, 0, 1), width=4, dtype=dtype, **how)
+    return resnet.ResNet(blocks, width=4, dtype=dtype, **how)
 
 
 def make(name: str, dtype: str = "float32") -> Task:
