@@ -45,7 +45,7 @@ def make(data=None, *, views=SIMPLE, seed=3, backend="device", device=PLAIN, **r
 
 
 def batches(loader, start, stop):
-    prepare = tf.function(loader.prepare)
+    prepare = tf.function(loader.prepare, autograph=False)
     return [
         {k: np.asarray(v) for k, v in prepare(inputs).items()}
         for inputs in loader.inputs(start, stop)

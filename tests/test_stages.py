@@ -184,6 +184,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_bits(finished, t
     assert report(run) | timeless == report(finished) | timeless
 
 
+@pytest.mark.usefixtures("eager")
 def test_everything_else_at_once(finished, tmp_path):
     """A flat folder without labels, two clusters, rotnet, host augmentation, bfloat16."""
     folder = write_images(tmp_path / "flat", 32, channel=0, seed=0)
