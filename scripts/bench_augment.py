@@ -245,7 +245,7 @@ def scan_tf_policy(policy: str, batch: int, size: int, jit: bool, backend: str) 
         runtime=RuntimeConfig(),
         device=Device("cpu", "float32", jit_step=jit, jit_augment=jit),
     )
-    prepare = tf.function(loader.prepare, jit_compile=jit)
+    prepare = tf.function(loader.prepare, jit_compile=jit, autograph=False)
     steps = itertools.count()
 
     def run() -> None:
@@ -265,7 +265,7 @@ def scan_tf_op(name: str, batch: int, size: int) -> bench.Run:
     levels = tf.cast(pixels(batch, size), tf.float32)
     kind = tf.fill([batch], list(ops.STRONG_OPS).index(name))
     magnitudes = tf.random.stateless_uniform([batch], [0, 1], *RANGES[name])
-    apply = tf.function(ops.apply_ops, jit_compile=True)
+    apply = tf.function(ops.apply_ops, jit_compile=True, autograph=False)
 
     def run() -> None:
         np.asarray(apply(levels, kind, magnitudes)[0, 0, 0])

@@ -55,7 +55,7 @@ def scan_tf_step(
     )
     flop = batch * PASSES[stage] * forward_flop(backbone, size)
     if stage == "inference":
-        network = tf.function(backbone.embed, jit_compile=jit)
+        network = tf.function(backbone.embed, jit_compile=jit, autograph=False)
 
         def infer() -> dict[str, float]:
             embed(network, images, batch_size=batch)
@@ -63,7 +63,7 @@ def scan_tf_step(
 
         return infer
     trainer, loader = training(stage, backbone, images, batch, where)
-    update = tf.function(trainer.update, jit_compile=jit)
+    update = tf.function(trainer.update, jit_compile=jit, autograph=False)
     inputs = loader.inputs(0, 10**6)
 
     def run() -> dict[str, float]:
@@ -121,7 +121,8 @@ def forward_flop(backbone: Any, size: int) -> float:
     import tensorflow as tf
 
     image = tf.TensorSpec([1, size, size, 3], tf.float32)
-    traced = tf.function(lambda x: backbone(x, training=False)).get_concrete_function(image)
+    forward = tf.function(lambda x: backbone(x, training=False), autograph=False)
+    traced = forward.get_concrete_function(image)
     total = 0.0
     for operation in traced.graph.get_operations():
         if operation.type == "Conv2D":

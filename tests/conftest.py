@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
+import shutil
 import zlib
 from collections.abc import Iterator
 
@@ -40,12 +42,22 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A run directory of `tiny_runs.CONFIG` with all stages done; copy it before changing it."""
+    """A run directory of `tiny_runs.CONFIG` with all stages done; copy it before changing it.
+
+    The workers of pytest-xdist share one: the first to need it makes it, the others wait.
+    """
     import tiny_runs
 
-    root = tmp_path_factory.mktemp("finished")
-    config = tiny_runs.write_config(root / "tiny.yaml", tiny_runs.write_splits(root / "images"))
-    assert tiny_runs.scan_tf("run", "--config", config, "--run-dir", root / "run") == 0
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with open(root.with_suffix(".lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "done").exists():
+            shutil.rmtree(root, ignore_errors=True)  # of a worker that failed
+            images = tiny_runs.write_splits(root / "images")
+            config = tiny_runs.write_config(root / "tiny.yaml", images)
+            assert tiny_runs.scan_tf("run", "--config", config, "--run-dir", root / "run") == 0
+            (root / "done").touch()
     return root / "run"
 
 

@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from scan_tf.config import (
     AugmentConfig,
-    ModelConfig,
     OptimizerConfig,
     RuntimeConfig,
     TrainConfig,
@@ -32,6 +31,8 @@ from scan_tf.training.loader import CachedLoader, Loader, Order
 from scan_tf.training.loop import Trainer
 
 SIZE, COUNT, BATCH, CLUSTERS, NEIGHBORS = 16, 32, 8, 4, 5
+# A single block, in the last stage: every kind of layer, and soon compiled.
+BLOCKS = (0, 0, 0, 1)
 PLAIN = Device("cpu", "float32", jit_step=False, jit_augment=False)
 QUIET = RuntimeConfig(progress=False, tensorboard=False, log_every=1)
 FAST = OptimizerConfig("adam", lr=3e-3)
@@ -56,9 +57,9 @@ def images(count: int = COUNT, seed: int = 0, split: str = "train") -> ImageSet:
     return ImageSet("noise", split, pixels, None, (), IMAGENET_MEAN, IMAGENET_STD)
 
 
-def backbone(dtype: str = "float32") -> resnet.ResNet:
+def backbone(dtype: str = "float32", blocks: Any = BLOCKS) -> resnet.ResNet:
     how = {"image_size": SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    return resnet.build(ModelConfig("resnet10", width=4), dtype=dtype, **how)
+    return resnet.ResNet(blocks, width=4, dtype=dtype, **how)
 
 
 def make(name: str, dtype: str = "float32") -> Task:
@@ -86,17 +87,22 @@ def make(name: str, dtype: str = "float32") -> Task:
 
 
 def loader(
-    task: Task, *, seed: int = 0, device: Device = PLAIN, **runtime: Any
+    task: Task, *, seed: int = 0, device: Device = PLAIN, augmented: bool = False, **runtime: Any
 ) -> Loader | CachedLoader:
+    """Batches for a task; unless they are to be `augmented` by its policies, by a simple one."""
     table = np.random.default_rng(1).integers(0, COUNT, (COUNT, NEIGHBORS + 1))
     table[:, 0] = np.arange(COUNT)
     order = Order(COUNT, BATCH, seed=seed, neighbors=table.astype(np.int32))
     if getattr(task, "cached", False):
         features = np.random.default_rng(2).random((2, COUNT, task.backbone.feature_dim))
         return CachedLoader(features.astype(np.float32), task.views, order)
+    views = task.views
+    if not augmented:
+        plain = {"policy": "weak", "options": {}}
+        views = {name: dataclasses.replace(view, **plain) for name, view in views.items()}
     return Loader(
         images(),
-        task.views,
+        views,
         order,
         normalise=task.normalise,
         augment_config=AugmentConfig(),

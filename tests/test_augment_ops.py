@@ -21,7 +21,7 @@ def run(function, *arguments, jit):
     """Eagerly (None), as a graph (False) or compiled by XLA (True)."""
     if jit is None:
         return function(*arguments).numpy()
-    return tf.function(function, jit_compile=jit)(*arguments).numpy()
+    return tf.function(function, jit_compile=jit, autograph=False)(*arguments).numpy()
 
 
 def apply_rows(images, names, magnitudes, jit):

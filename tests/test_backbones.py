@@ -47,8 +47,7 @@ def test_outputs_are_the_official_ones(stem):
     features = model(images)
     assert_same(features, ORACLE[f"{stem}_backbone_eval"])
 
-    head = ProjectionHead(128, 512)
-    head.build((None, 512))
+    head = ProjectionHead(512, 512, 128)
     tensors = official_names.tensors(official_names.contrastive_head())
     load_torch(head, tensors, "contrastive_head.")
     assert_same(head(features), ORACLE[f"{stem}_projected_eval"])

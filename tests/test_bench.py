@@ -148,6 +148,7 @@ def test_neighbors(script, tmp_path, rng, capsys):
     assert f"{group} (ratio to faiss IndexFlatIP)" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("eager")
 def test_augment(script, tmp_path):
     options = ["--batch", "4", "--size", "8", "--repeats", "2", "--inline"]
     options += ["--only", "Pillow|without XLA|host|Rotate", "--json", str(tmp_path / "found.json")]

@@ -147,8 +147,7 @@ def test_a_state_of_a_later_format_is_refused(tmp_path):
 
 def test_weights_come_back_under_their_names(tmp_path):
     path = tmp_path / "weights.npz"
-    projector = ProjectionHead(2, 5)
-    projector.build((None, 4))
+    projector = ProjectionHead(4, 5, 2)
     networks = {"heads": heads(2), "projector": projector}
     save_weights(path, networks, extra={"head": 1})
     arrays, _ = files.read_npz(path)

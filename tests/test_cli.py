@@ -292,7 +292,7 @@ def test_the_run_directory_says_how_it_was_made(finished):
     assert written["versions"].keys() >= {"tensorflow", "keras", "numpy"}
     assert (written["dtype"], written["jit_step"]) == ("float32", False)
     settings = opened(finished).config
-    assert (settings.name, settings.scan.epochs, settings.scan.entropy_weight) == ("tiny", 20, 5)
+    assert (settings.name, settings.scan.epochs, settings.scan.entropy_weight) == ("tiny", 12, 5)
 
 
 def test_overrides_may_stand_anywhere(config, tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def test_it_learns_one_batch_by_heart_and_trains_what_it_says(name, tmp_path):
     frozen = {id(v) for v in task.backbone.variables} if heads_only else set()
     before = {id(v): np.asarray(v).copy() for v in task.state}
     # Without L2, all that moves a weight is its gradient.
-    optimizer = dataclasses.replace(FAST, l2=0.0)
+    optimizer = dataclasses.replace(FAST, l2=0.0, lr=0.01)
     epochs = 60 if heads_only else 20  # a linear layer alone learns slowly
     loop = {"optimizer": optimizer, "epochs": epochs, "hook": SameQueue(task)}
     trainer(task, Given([batch(task)]), tmp_path, **loop).run()
@@ -116,7 +116,9 @@ def test_a_compiled_update_is_the_same(name, tmp_path):
         task = make(name)
         given = batch(task)
         loop = trainer(task, Given([given]), tmp_path, optimizer=sgd)
-        update = tf.function(loop.update, jit_compile=True) if compiled else loop.update
+        update = (
+            tf.function(loop.update, jit_compile=True, autograph=False) if compiled else loop.update
+        )
         results.append((float(update(given)["loss"]), values(task.state)))
     (plain, weights), (compiled_loss, compiled_weights) = results
     assert compiled_loss == pytest.approx(plain, rel=1e-4)
@@ -129,14 +131,14 @@ def test_restoring_gives_the_same_next_step_bit_for_bit(name, tmp_path):
     task = make(name)
     source = loader(task)
     loop = trainer(task, source, tmp_path)
-    losses(loop, source, (0, 2))
-    checkpoint.save_state(tmp_path / "state.npz", loop.state, step=2, extra={})
-    expected = losses(loop, source, (2, 4)), values(loop.state.values())
+    losses(loop, source, (0, 1))
+    checkpoint.save_state(tmp_path / "state.npz", loop.state, step=1, extra={})
+    expected = losses(loop, source, (1, 2)), values(loop.state.values())
     other = make(name, seed=9)
     source = loader(other)
     loop = trainer(other, source, tmp_path)
     checkpoint.restore_state(tmp_path / "state.npz", loop.state)
-    np.testing.assert_equal((losses(loop, source, (2, 4)), values(loop.state.values())), expected)
+    np.testing.assert_equal((losses(loop, source, (1, 2)), values(loop.state.values())), expected)
 
 
 @every_task
@@ -145,7 +147,7 @@ def test_the_seed_decides_everything(name, tmp_path):
         task = make(name, seed)
         source = loader(task, seed=seed)
         loop = trainer(task, source, tmp_path)
-        return losses(loop, source, (0, 2)), values(loop.state.values())
+        return losses(loop, source, (0, 1)), values(loop.state.values())
 
     first = train(1)
     np.testing.assert_equal(train(1), first)

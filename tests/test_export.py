@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,9 +33,9 @@ CLUSTERS = 5
 MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 # One of each stem and kind of block, with unequal stages.
 NETWORKS = {
-    "cifar": {"blocks": (1, 1, 1, 1), "stem": "cifar", "width": 4},
-    "stl": {"blocks": (1, 2, 1, 1), "stem": "stl", "width": 2},
-    "imagenet": {"blocks": (1, 1, 2, 1), "stem": "imagenet", "width": 2, "bottleneck": True},
+    "cifar": {"blocks": (0, 0, 1, 1), "stem": "cifar", "width": 4},
+    "stl": {"blocks": (0, 2, 0, 1), "stem": "stl", "width": 2},
+    "imagenet": {"blocks": (0, 0, 2, 1), "stem": "imagenet", "width": 2, "bottleneck": True},
 }
 
 # A program that has only TensorFlow: an input .npz to an output .npz.
@@ -225,10 +226,10 @@ def test_model_json_holds_what_a_user_needs_to_know(run_dir) -> None:
     assert facts["std"] == list(STD)
 
 
-def test_a_newer_export_replaces_the_older_one(tmp_path, rng) -> None:
+def test_a_newer_export_replaces_the_older_one(tmp_path, run_dir, rng) -> None:
     images = rng.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
     backbone, heads = make("cifar", "float32")
-    save(tmp_path / "export", backbone, heads)
+    shutil.copytree(run_dir / "export", tmp_path / "export")
     before = serve(tmp_path / "export", images)["probabilities"]
     (tmp_path / "export" / "stale.txt").touch()
     heads.heads[0].kernel.assign(-np.asarray(heads.heads[0].kernel))
@@ -239,8 +240,8 @@ def test_a_newer_export_replaces_the_older_one(tmp_path, rng) -> None:
     assert not (tmp_path / "export" / "stale.txt").exists()
 
 
-def test_the_older_export_survives_a_failure(tmp_path, networks, monkeypatch) -> None:
-    save(tmp_path / "export", *networks)
+def test_the_older_export_survives_a_failure(tmp_path, networks, run_dir, monkeypatch) -> None:
+    shutil.copytree(run_dir / "export", tmp_path / "export")
     replace = os.replace
 
     def fail_at_the_last_moment(source: Path, target: Path) -> None:
@@ -343,8 +344,8 @@ def test_predict_refuses_what_cannot_work(run_dir, photos, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["saved_model.pb", "model.json", "variables/variables.index"])
-def test_predict_refuses_a_damaged_export(tmp_path, networks, photos, broken) -> None:
-    save(tmp_path / "export", *networks)
+def test_predict_refuses_a_damaged_export(tmp_path, run_dir, photos, broken) -> None:
+    shutil.copytree(run_dir / "export", tmp_path / "export")
     (tmp_path / "export" / broken).write_bytes(b"\xff damaged")
     with pytest.raises(StageError, match="export: damaged or not exported by scan_tf"):
         predict(tmp_path, [photos], tmp_path / "out.csv")

@@ -44,10 +44,12 @@ def folders(tmp_path_factory):
 def fitted(folders):
     before = tempfile.tempdir
     tempfile.tempdir = str(folders)
+    tf.config.run_functions_eagerly(True)  # a few steps are done before they would be traced
     try:
         return scan_tf.fit(grey(), num_clusters=2, labels=np.arange(48) % 2, **SETTINGS)
     finally:
         tempfile.tempdir = before
+        tf.config.run_functions_eagerly(False)
 
 
 def test_fit_gives_labels_probabilities_features_and_scores(fitted):
@@ -124,6 +126,7 @@ def test_a_run_directory_keeps_to_its_images(tmp_path):
 # The steps one by one
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_steps_take_and_give_values(monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     learned = scan_tf.learn_features(grey(), **SETTINGS)

@@ -15,6 +15,7 @@ from scan_tf.cli import main
 SHORT = [
     "data.image_size=8",
     "model.width=4",
+    "augment.strong_ops=1",
     "pretext.epochs=1",
     "pretext.batch_size=16",
     "neighbors.k=3",

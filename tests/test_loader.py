@@ -21,6 +21,8 @@ VIEWS = {
     "strong": View("strong", of="neighbor"),
     "neighbor": View("none", of="neighbor"),
 }
+# Those that take no time to trace.
+SIMPLE = {name: VIEWS[name] for name in ("none", "weak", "neighbor")}
 
 
 def table(count=COUNT, columns=4):
@@ -30,7 +32,7 @@ def table(count=COUNT, columns=4):
     return rows
 
 
-def make(data=None, *, views=VIEWS, seed=3, backend="device", device=PLAIN, **runtime):
+def make(data=None, *, views=SIMPLE, seed=3, backend="device", device=PLAIN, **runtime):
     return Loader(
         data or images(),
         views,
@@ -43,9 +45,10 @@ def make(data=None, *, views=VIEWS, seed=3, backend="device", device=PLAIN, **ru
 
 
 def batches(loader, start, stop):
-    prepare = tf.function(loader.prepare)
+    prepare = tf.function(loader.prepare, autograph=False)
     return [
-        {k: v.numpy() for k, v in prepare(inputs).items()} for inputs in loader.inputs(start, stop)
+        {k: np.asarray(v) for k, v in prepare(inputs).items()}
+        for inputs in loader.inputs(start, stop)
     ]
 
 
@@ -101,11 +104,12 @@ def test_fewer_images_than_a_batch():
 # Images
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_batch_holds_the_views_the_index_and_no_label():
     labelled = dataclasses.replace(
         images(), labels=np.arange(COUNT), class_names=tuple(map(str, range(COUNT)))
     )
-    (batch,) = batches(make(labelled), 2, 3)
+    (batch,) = batches(make(labelled, views=VIEWS), 2, 3)
     assert set(batch) == {*VIEWS, "index"}
     assert batch["index"].dtype == np.int32
     for name in VIEWS:
@@ -127,18 +131,18 @@ def test_views_are_of_the_anchor_and_of_the_drawn_neighbour():
 
 @pytest.mark.parametrize("backend", ["device", "host"])
 def test_a_view_may_have_a_size_and_several_crops(backend):
-    views = {"one": View("simclr"), "small": View("simclr", size=8, count=3)}
+    views = {"one": View("weak"), "small": View("weak", size=8, count=3)}
     (batch,) = batches(make(views=views, backend=backend), 2, 3)
     assert batch["one"].shape == (6, 16, 16, 3)
     assert batch["small"].shape == (18, 8, 8, 3)
     crops = batch["small"].reshape(3, -1)
     assert all(np.abs(crops[i] - crops[j]).max() > 0 for i, j in ((0, 1), (0, 2), (1, 2)))
-    again = make(views={"one": View("simclr"), "small": View("simclr", size=8)}, backend=backend)
+    again = make(views={"one": View("weak"), "small": View("weak", size=8)}, backend=backend)
     np.testing.assert_array_equal(batches(again, 2, 3)[0]["small"], batch["small"][:6])
 
 
 def test_each_view_step_and_seed_is_augmented_anew():
-    views = {"a": View("simclr"), "b": View("simclr")}
+    views = {"a": View("weak"), "b": View("weak")}
     first, second = batches(make(views=views), 0, 2)
     (other,) = batches(make(views=views, seed=4), 0, 1)
     fixed = {name: {} for name in ("a", "b")}
@@ -186,18 +190,18 @@ def test_leaving_early_ends_the_thread():
 
 
 def test_the_host_gives_whole_levels_that_depend_on_seed_and_step_alone():
-    loader = make(backend="host")
+    loader = make(views=VIEWS, backend="host")
     inputs = list(loader.inputs(0, 4))
     for name in VIEWS:
         assert {i[name].shape for i in inputs} == {(6, 16, 16, 3)}
         assert {i[name].dtype for i in inputs} == {np.dtype("uint8")}
-    again = list(make(backend="host").inputs(2, 4))
+    again = list(make(views=VIEWS, backend="host").inputs(2, 4))
     np.testing.assert_equal(again, inputs[2:])
-    (other,) = make(backend="host", seed=4).inputs(0, 1)
+    (other,) = make(views=VIEWS, backend="host", seed=4).inputs(0, 1)
     assert (other["simclr"] != inputs[0]["simclr"]).any()
     batch = batches(loader, 1, 2)[0]
     device = batches(make(), 1, 2)[0]
-    assert set(batch) == set(device)
+    assert set(batch) == {*VIEWS, "index"}
     for name in ("index", "none", "neighbor"):
         np.testing.assert_allclose(batch[name], device[name], rtol=1e-6)
     data = images()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import small_tasks
 import tensorflow as tf
-from small_tasks import BATCH, CLUSTERS, Given, backbone, batch, trainer, values
+from small_tasks import BATCH, BLOCKS, CLUSTERS, Given, backbone, batch, trainer, values
 
 from scan_tf.config import OptimizerConfig
 from scan_tf.errors import ConfigError
@@ -262,8 +262,8 @@ def test_the_settings_of_the_papers():
 
 def test_the_projection_is_as_wide_as_the_feature_unless_told():
     task = make()
-    assert task.projector.hidden.units == task.backbone.feature_dim
-    assert make(hidden=5).projector.hidden.units == 5
+    assert task.projector.dims[1] == task.backbone.feature_dim
+    assert make(hidden=5).projector.dims[1] == 5
 
 
 def test_neighbours_are_found_by_the_backbone():
@@ -282,7 +282,7 @@ def test_it_learns_to_tell_images_apart(tmp_path):
     batches = [batch(task, step) for step in range(4)]
     source = Given(batches)
     loop = trainer(task, source, tmp_path, epochs=30, optimizer=small_tasks.FAST)
-    update = tf.function(loop.update)
+    update = tf.function(loop.update, autograph=False)
     found = [float(update(inputs)["loss"]) for inputs in source.inputs(0, 60)]
     assert np.mean(found[-8:]) < np.mean(found[4:12]) - 0.1
 
@@ -294,7 +294,7 @@ def test_steps_are_those_of_algorithm_1_in_pytorch(tmp_path):
 
     task = make(num_images=64, queue_size=2 * BATCH, momentum=0.9)
     features = task.backbone.feature_dim
-    network = torch_networks.ResNet((1, 1, 1, 1), fc=torch_networks.projector(features, PROJECTION))
+    network = torch_networks.ResNet(BLOCKS, fc=torch_networks.projector(features, PROJECTION))
     tensors = to_torch(task.backbone) | to_torch(task.projector, "fc.")
     network.load_state_dict({n: torch.tensor(t) for n, t in tensors.items()}, strict=True)
     follower, queue = copy.deepcopy(network), torch.tensor(np.asarray(task.queue))

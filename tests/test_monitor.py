@@ -15,11 +15,11 @@ from scan_tf.pipeline.pretext import KnnMonitor
 
 def test_the_curve_ends_at_the_accuracy_of_the_report(finished, tmp_path):
     run = copy(finished, tmp_path / "run", without="pretext")
-    assert scan_tf("pretext", "--run-dir", run, "pretext.knn_every=20") == 0
+    assert scan_tf("pretext", "--run-dir", run, "pretext.knn_every=15") == 0
     rows = [r for r in read_metrics(run / "pretext" / "metrics.jsonl") if "knn_acc" in r]
-    assert [r["epoch"] for r in rows] == [20, 30]
-    work = opened(run, "pretext.knn_every=20")
-    assert scan_tf("neighbors", "--run-dir", run, "pretext.knn_every=20") == 0
+    assert [r["epoch"] for r in rows] == [15, 20]
+    work = opened(run, "pretext.knn_every=15")
+    assert scan_tf("neighbors", "--run-dir", run, "pretext.knn_every=15") == 0
     embedded, _ = files.read_npz(run / "neighbors" / "features.npz")
     train, test = work.train_images, work.images("test")
     split = "train" if test is None else "test"

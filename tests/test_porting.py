@@ -122,9 +122,8 @@ def official_shapes(*named):
 
 def test_to_torch_gives_the_official_names_and_shapes():
     model = resnet.build(ModelConfig("resnet10", width=4), image_size=8, dtype="float32")
-    projector, heads = ProjectionHead(8, 32), ClusterHeads(2, 3)
-    for head in (projector, heads):
-        head.build((None, 32))
+    projector, heads = ProjectionHead(32, 32, 8), ClusterHeads(2, 3)
+    heads.build((None, 32))
     tensors = to_torch(model, "backbone.") | to_torch(projector, "contrastive_head.")
     tensors |= to_torch(heads, "cluster_head.")
     assert {n: t.shape for n, t in tensors.items()} == official_shapes(

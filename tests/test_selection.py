@@ -43,7 +43,7 @@ def test_the_kept_epoch_is_the_one_of_the_lowest_selection_loss(finished):
     logged = read_metrics(finished / "scan" / "metrics.jsonl")
     best = json.loads((finished / "scan" / "best.json").read_text(encoding="utf-8"))
     losses = {r["epoch"]: r["selection"] for r in logged if "selection" in r}
-    assert len(losses) == 20
+    assert len(losses) == 12
     assert best["epoch"] == min(losses, key=losses.__getitem__)
     assert best["total"] == min(losses.values())
     assert best["total"] == pytest.approx(best["consistency"] - best["entropy"])

@@ -68,9 +68,9 @@ def test_every_stage_leaves_what_the_next_one_reads(finished):
 @pytest.mark.parametrize(
     ("stage", "steps", "epochs", "parts"),
     [
-        ("pretext", 3, 30, {"lr"}),
-        ("scan", 3, 20, {"total", "consistency", "entropy", "selection", "selection_best", "lr"}),
-        ("selflabel", 3, 20, {"confident", "skipped", "lr"}),
+        ("pretext", 3, 20, {"lr"}),
+        ("scan", 3, 12, {"total", "consistency", "entropy", "selection", "selection_best", "lr"}),
+        ("selflabel", 3, 12, {"confident", "skipped", "lr"}),
     ],
 )
 def test_the_metrics_have_a_row_for_every_logged_step(finished, stage, steps, epochs, parts):
@@ -184,6 +184,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_bits(finished, t
     assert report(run) | timeless == report(finished) | timeless
 
 
+@pytest.mark.usefixtures("eager")
 def test_everything_else_at_once(finished, tmp_path):
     """A flat folder without labels, two clusters, rotnet, host augmentation, bfloat16."""
     folder = write_images(tmp_path / "flat", 32, channel=0, seed=0)

@@ -10,8 +10,8 @@ pytestmark = pytest.mark.usefixtures("eager")
 
 def test_without_selflabel_scan_alone_is_trained_and_scored(finished, tmp_path):
     run = copy(finished, tmp_path / "run")
-    settings = ("scan.entropy_weight=1,5", "scan.epochs=2", "--no-selflabel")
-    assert scan_tf("sweep", "--run-dir", run, *settings) == 0
+    settings = ("scan.entropy_weight=1,5", "scan.epochs=1", "selflabel.epochs=1")
+    assert scan_tf("sweep", "--run-dir", run, *settings, "--no-selflabel") == 0
     folder = run / "sweeps" / "scan.entropy_weight"
     with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -22,7 +22,7 @@ def test_without_selflabel_scan_alone_is_trained_and_scored(finished, tmp_path):
         assert opened(point).is_done("evaluate")
         assert not (point / "selflabel").exists()
     # The same points can be carried on to the end.
-    assert scan_tf("sweep", "--run-dir", run, *settings[:2]) == 0
+    assert scan_tf("sweep", "--run-dir", run, *settings) == 0
     with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
         after = list(csv.DictReader(file))
     assert [r["scan_acc"] for r in after] == [r["scan_acc"] for r in rows]

@@ -509,7 +509,7 @@ def test_selflabel_keeps_a_moving_average_of_the_weights(tmp_path, seeded):
     weights = [v for network in task.networks.values() for v in network.variables]
     expected = values(weights)
     loop = trainer(task, Given([batch_of(task)]), tmp_path)
-    update = tf.function(loop.update)
+    update = tf.function(loop.update, autograph=False)
     for _ in range(3):
         assert update(batch_of(task))["skipped"] == 0
         pairs = zip(expected, values(weights), strict=True)

@@ -26,7 +26,7 @@ def test_the_whole_step_compiles_as_the_trainer_runs_it(name, dtype, tmp_path):
     assert resolved.jit_step
     keras.utils.set_random_seed(0)
     task = small_tasks.make(name, dtype)
-    source = loader(task, device=resolved)
+    source = loader(task, device=resolved, augmented=True)
     loop = trainer(task, source, tmp_path, device=resolved, runtime=runtime)
     before = values(task.trainable_variables)
     loop.run()

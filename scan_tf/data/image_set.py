@@ -1,9 +1,9 @@
-"""What every data set becomes: the images of one split, in memory or mapped."""
+"""What every data set becomes: the images of one split, in memory or read as they are needed."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -16,6 +16,27 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+class Images(Protocol):
+    """Pixels uint8 [N,S,S,3]: an array in memory, a mapped file, or what reads some at a time.
+
+    No more than this is asked of them, so that a set need not fit into memory.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, S, S, 3)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Uint8."""
+
+    def __len__(self) -> int:
+        """The number of images, N."""
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Those at a slice or at the indices int [M], uint8 [M,S,S,3]; of an int, uint8 [S,S,3]."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
     """The images of one split of a data set.
@@ -23,7 +44,7 @@ class ImageSet:
     Attributes:
         name: the data set.
         split: "pretext", "train" or "test".
-        images: uint8 [N, S, S, 3], in memory or memory-mapped.
+        images: uint8 [N, S, S, 3], in memory, memory-mapped, or read as `Images` says.
         labels: int64 [N] in 0..num_classes-1, or None. For evaluation only.
         class_names: the name of every label; empty where there are no labels.
         mean: per channel, of images scaled to 0..1.
@@ -34,7 +55,7 @@ class ImageSet:
 
     name: str
     split: Split
-    images: np.ndarray
+    images: Images
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]
@@ -45,7 +66,7 @@ class ImageSet:
     def __post_init__(self) -> None:
         """Check that the parts fit together. Raises DataError."""
         images, count = self.images, len(self.images)
-        square = images.ndim == 4 and images.shape[1] == images.shape[2]
+        square = len(images.shape) == 4 and images.shape[1] == images.shape[2]
         if images.dtype != np.uint8 or not square or images.shape[3] != 3:
             raise DataError(
                 f"{self.name}: images must be uint8 [N, S, S, 3], "

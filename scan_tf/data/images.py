@@ -141,7 +141,8 @@ def fitter(size: int) -> Callable[[np.ndarray], np.ndarray]:
     import tensorflow as tf
 
     pixels = tf.TensorSpec((None, None, 3), tf.uint8)
-    graph = tf.function(lambda image: resize_and_crop(image, size)).get_concrete_function(pixels)
+    fitted = tf.function(lambda image: resize_and_crop(image, size), autograph=False)
+    graph = fitted.get_concrete_function(pixels)
 
     def fit(image: np.ndarray) -> np.ndarray:
         # On the host: a GPU would spend its time on copying single images.

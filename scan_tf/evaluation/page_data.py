@@ -83,11 +83,10 @@ class PageData:
 
     def __post_init__(self) -> None:
         """Check that the parts fit together. Raises DataError, naming the part."""
-        count, side = len(self.images), self.images.shape[1] if self.images.ndim == 4 else 0
-        if not count or self.images.shape != (count, side, side, 3):
-            raise DataError(
-                f"images: expected uint8 [N,S,S,3] with N >= 1, got {list(self.images.shape)}."
-            )
+        count, shape = len(self.images), tuple(self.images.shape)
+        side = shape[1] if len(shape) == 4 else 0
+        if not count or shape != (count, side, side, 3):
+            raise DataError(f"images: expected uint8 [N,S,S,3] with N >= 1, got {list(shape)}.")
         if self.images.dtype != np.uint8:
             raise DataError(f"images: expected uint8, got {self.images.dtype}.")
         metrics.ids(self.clusters, self.num_clusters, "clusters")

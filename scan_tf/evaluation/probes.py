@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from scan_tf import machine
+from scan_tf.data.image_set import Images
 from scan_tf.errors import DataError
 from scan_tf.evaluation.metrics import cluster_scores, same_length
 from scan_tf.features.search import others
@@ -144,7 +145,7 @@ def chance_purity(labels: np.ndarray) -> float:
     return float((sizes**2).sum())
 
 
-def thumbnails(images: np.ndarray) -> np.ndarray:
+def thumbnails(images: Images) -> Images:
     """Images as k-means on pixels looks at them: what has more than 32 pixels a side is shrunk.
 
     Distances hardly change, and photos would cost minutes for a baseline.
@@ -158,13 +159,14 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
     if images.shape[1] <= _THUMBNAIL:
         return images
     small = np.empty((len(images), _THUMBNAIL, _THUMBNAIL, 3), np.uint8)
-    for row, image in enumerate(images):
-        fitted = Image.fromarray(image).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
-        small[row] = np.asarray(fitted)
+    for start in range(0, len(images), _HISTOGRAM_BLOCK):
+        for row, image in enumerate(images[start : start + _HISTOGRAM_BLOCK], start):
+            fitted = Image.fromarray(image).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+            small[row] = np.asarray(fitted)
     return small
 
 
-def color_histograms(images: np.ndarray) -> np.ndarray:
+def color_histograms(images: Images) -> np.ndarray:
     """What a picture's colours alone tell: the baseline of those who do not look at shapes.
 
     Args:
@@ -184,8 +186,8 @@ def color_histograms(images: np.ndarray) -> np.ndarray:
 
 
 def kmeans_scores(
-    train_features: np.ndarray,
-    features: np.ndarray,
+    train_features: np.ndarray | Images,
+    features: np.ndarray | Images,
     labels: np.ndarray | None,
     *,
     num_clusters: int,
@@ -259,13 +261,14 @@ def _running_purity(same: np.ndarray) -> np.ndarray:
     return np.asarray(np.cumsum(same.mean(axis=0)) / np.arange(1, same.shape[1] + 1))
 
 
-def _nearest(features: np.ndarray, centers: list[np.ndarray]) -> np.ndarray:
+def _nearest(features: np.ndarray | Images, centers: list[np.ndarray]) -> np.ndarray:
     """The nearest of the centers [C, P] of each of R restarts: int64 [R, M]."""
     # All restarts in one product: large arrays are read and converted once.
     rows = np.concatenate(centers)
     squares = (rows**2).sum(axis=1)
     parts = []
-    for part in np.array_split(features, len(features) // 4096 + 1):
+    for some in np.array_split(np.arange(len(features)), len(features) // 4096 + 1):
+        part = features[some]
         distance = squares - 2 * (_as_rows(part) @ rows.T)
         parts.append(distance.reshape(len(part), len(centers), -1).argmin(axis=2).T)
     return np.concatenate(parts, axis=1)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tqdm import tqdm
 
-from scan_tf.data.image_set import ImageSet
+from scan_tf.data.image_set import Images, ImageSet
 from scan_tf.errors import DataError
 from scan_tf.files import write_text
 
@@ -89,8 +89,8 @@ def cached(
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def content_digest(images: np.ndarray) -> str:
-    """SHA-256 of an array's dtype, shape and content, read in pieces: 64 digits."""
+def content_digest(images: Images) -> str:
+    """SHA-256 of the images' dtype, shape and content, read in pieces: 64 digits."""
     content = hashlib.sha256(f"{images.dtype}{images.shape}".encode())
     for start in range(0, len(images), 1024):
         content.update(np.ascontiguousarray(images[start : start + 1024]).data)
@@ -123,7 +123,9 @@ def _compiled(network: Any, shape: list[int]) -> Any:
     def forward(pixels: tf.Tensor) -> tf.Tensor:
         return tf.cast(network(tf.cast(pixels, tf.float32) / 255.0), tf.float32)
 
-    function = tf.function(forward).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
+    function = tf.function(forward, autograph=False).get_concrete_function(
+        tf.TensorSpec(shape, tf.uint8)
+    )
     # What depends on the weights alone (folded kernels, casts) is computed once and not by batch:
     # a fifth of the time of a small network in bfloat16.
     return convert_variables_to_constants_v2(function)

@@ -30,7 +30,8 @@ def embed(
 
     Args:
         network: maps images f32 `[B, S, S, 3]` in 0..1 to a float tensor `[B, ...]`. It is compiled
-            here, unless it is a `tf.function`, which is then compiled once for many calls.
+            here where there are several batches, unless it is a `tf.function`, which is then
+            compiled once for many calls.
         images: N images.
         policy: augmentation to apply first; None: none.
         seed: of the augmentation.
@@ -48,10 +49,12 @@ def embed(
             scaled = policy(scaled, tf.stack([seed, start]))
         return tf.cast(network(scaled), tf.float32)
 
-    if not isinstance(network, tf.types.experimental.PolymorphicFunction):
-        forward = tf.function(forward, jit_compile=jit)
     count = len(images)
     size = min(batch_size, count)
+    compiled = isinstance(network, tf.types.experimental.PolymorphicFunction)
+    # One batch is computed before it would be compiled.
+    if not compiled and (jit or count > size):
+        forward = tf.function(forward, jit_compile=jit, autograph=False)
     parts = []
     starts = range(0, count, size)
     hidden = True if progress is None else None  # None: where the output is no terminal

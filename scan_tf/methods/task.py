@@ -101,7 +101,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The loss of a batch.
+        """The loss of a batch. Graph code: what depends on a value is said by tf.where or tf.cond.
 
         Returns:
             loss: float32 scalar to minimise.

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from scan_tf.models.frozen import Frozen as Frozen
     from scan_tf.models.heads import MLP as MLP
     from scan_tf.models.heads import ClusterHeads as ClusterHeads
-    from scan_tf.models.heads import LinearHead as LinearHead
     from scan_tf.models.heads import ProjectionHead as ProjectionHead
     from scan_tf.models.pretrained import load_pretrained as load_pretrained
     from scan_tf.models.resnet import ResNet as ResNet
@@ -26,7 +25,6 @@ __getattr__, __dir__, __all__ = lazy.names(
         "ClusterHeads": "heads",
         "CosineHeads": "cosine_heads",
         "Frozen": "frozen",
-        "LinearHead": "heads",
         "MLP": "heads",
         "ProjectionHead": "heads",
         "ResNet": "resnet",

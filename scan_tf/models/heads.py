@@ -26,6 +26,7 @@ class MLP(keras.Model):
             there without scale and offset (SimSiam, section 3, "projection MLP").
         bias: whether the last layer has a bias; none has one that BatchNorm follows.
         unit: scale the rows of the output to length 1.
+        layers: names of the linear layers, under which weights are stored; None: linear1, ...
     """
 
     def __init__(
@@ -36,19 +37,21 @@ class MLP(keras.Model):
         norm: Literal["none", "hidden", "all"] = "hidden",
         bias: bool = True,
         unit: bool = False,
+        layers: Sequence[str] | None = None,
     ):
         super().__init__(name=name, dtype="float32")
         self.dims, self.unit = tuple(dims), unit
         last = len(self.dims) - 1
+        names = layers or [f"linear{i}" for i in range(1, last + 1)]
         normed = {"none": 0, "hidden": last - 1, "all": last}[norm]
         self.linears = [
             Linear(
                 self.dims[i],
                 use_bias=i > normed and (bias or i < last),
-                name=f"linear{i}",
+                name=layer,
                 dtype="float32",
             )
-            for i in range(1, last + 1)
+            for i, layer in zip(range(1, last + 1), names, strict=True)
         ]
         self.norms = [
             BatchNorm(affine=i < last, name=f"norm{i}", dtype="float32")
@@ -74,44 +77,21 @@ class MLP(keras.Model):
         return _unit(x) if self.unit else x
 
 
-class ProjectionHead(keras.Model):
+class ProjectionHead(MLP):
     """Linear -> ReLU -> Linear to unit vectors (SimCLR, section 2.1: g(h) = W2 ReLU(W1 h)).
 
-    Official configuration: 512 -> 512 -> 128 with biases and no BatchNorm.
+    Official configuration: 512 -> 512 -> 128 with biases and no BatchNorm, which is the projector
+    of its checkpoints; weights are stored under their names there.
     """
 
-    def __init__(self, dim: int, hidden: int):
-        super().__init__(name="projection", dtype="float32")
-        self.hidden = Linear(hidden, name="hidden", dtype="float32")
-        self.out = Linear(dim, name="out", dtype="float32")
-
-    def build(self, input_shape: Any) -> None:
-        """Create the variables for features of shape (None, D)."""
-        self.hidden.build(input_shape)
-        self.out.build((None, self.hidden.units))
-
-    def call(self, features: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Project features [B,D] to f32 [B,P] with rows of length 1; the same in training."""
-        return _unit(self.out(tf.nn.relu(self.hidden(features))))
-
-
-class LinearHead(keras.Model):
-    """One linear layer on the backbone's features, such as the logits of RotNet's four rotations.
-
-    Args:
-        units: size of the output.
-        feature_dim: size D of the features.
-        name: of the network.
-    """
-
-    def __init__(self, units: int, feature_dim: int, *, name: str):
-        super().__init__(name=name, dtype="float32")
-        self.linear = Linear(units, name="linear", dtype="float32")
-        self(tf.zeros([1, feature_dim]))
-
-    def call(self, features: tf.Tensor) -> tf.Tensor:
-        """Float32 [B,units] of features [B,D]."""
-        return self.linear(features)
+    def __init__(self, feature_dim: int, hidden: int, dim: int):
+        super().__init__(
+            (feature_dim, hidden, dim),
+            name="projection",
+            norm="none",
+            unit=True,
+            layers=("hidden", "out"),
+        )
 
 
 class ClusterHeads(keras.Model):

@@ -97,7 +97,16 @@ class ResNet(keras.Model, Backbone):
                 self.blocks.append(block)
                 channels = block.channels
         self.feature_dim = channels
-        self(tf.zeros([1, image_size, image_size, 3]))
+        self.build((None, image_size, image_size, 3))
+
+    def build(self, input_shape: Any) -> None:
+        """Create the variables, without the call by which Keras would, which is slower."""
+        self.conv1.build(input_shape)
+        self.bn1.build((None, None, None, self.width))
+        channels = self.width
+        for block in self.blocks:
+            block.build((None, None, None, channels))
+            channels = block.channels
 
     def copy(self, dtype: str) -> ResNet:
         """The same network with the same weights, computing in another Keras dtype policy."""
@@ -163,6 +172,17 @@ class _Block(keras.layers.Layer):
         if strides != 1 or in_channels != self.channels:
             self.projection = Conv(self.channels, 1, strides, name=f"{shortcut}.0", dtype=dtype)
             self.projection_norm = BatchNorm(name=f"{shortcut}.1", dtype=dtype)
+
+    def build(self, input_shape: Any) -> None:
+        """Create the variables for inputs [B,S,S,in_channels]."""
+        shape = input_shape
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            conv.build(shape)
+            shape = (None, None, None, conv.filters)
+            norm.build(shape)
+        if self.projection is not None:
+            self.projection.build(input_shape)
+            self.projection_norm.build(shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[B,S,S,in_channels] -> [B,S',S',channels]."""

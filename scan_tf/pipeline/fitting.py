@@ -64,7 +64,9 @@ class Fitted:
         self.run = run if keep_run else None
         self._backbone, self._heads = backbone, heads
         self._batch_size = run.config.evaluate.batch_size
-        self._network = lazy.tf.function(backbone.embed, jit_compile=run.device.jit_step)
+        self._network = lazy.tf.function(
+            backbone.embed, jit_compile=run.device.jit_step, autograph=False
+        )
         from scan_tf.features.embedding import head_probs
         from scan_tf.pipeline import features
 
@@ -94,7 +96,7 @@ class Fitted:
                 raise DataError(f"{images}: no images.")
             pixels = np.stack([fit(read_image(file)) for file in files])
         else:
-            array = images.images if isinstance(images, ImageSet) else images
+            array = images.images[:] if isinstance(images, ImageSet) else images
             pixels = square(checked(array), size)
         from scan_tf.features.embedding import embed, head_probs
 
@@ -249,18 +251,19 @@ def _with_images(images: Any, labels: Any, config: Config, root: Path) -> Config
         return _replaced(config, "data", name="folder", path=str(images))
     if isinstance(images, ImageSet):
         known = None if images.labels is None else np.array(images.class_names)[images.labels]
-        images, labels = images.images, known if labels is None else labels
+        images, labels = images.images[:], known if labels is None else labels
     pixels = checked(images)
     side = min(pixels.shape[1:3])
     size = max(_LEAST_SIZE, min(side, config.data.image_size or side))
-    found, path = from_array(square(pixels, size), labels), root / "images.npy"
+    found = from_array(square(pixels, size), labels)
+    fitted, path = found.images[:], root / "images.npy"
     if path.exists():
         there = np.load(path, mmap_mode="r", allow_pickle=False)
-        if there.shape != found.images.shape or not np.array_equal(there, found.images):
+        if there.shape != fitted.shape or not np.array_equal(there, fitted):
             raise StageError(f"{root}: holds a run on other images. Use another run_dir.")
     else:
         root.mkdir(parents=True, exist_ok=True)
-        np.save(path, found.images)
+        np.save(path, fitted)
     if labels is not None:
         np.save(labels_of(path), np.asarray(labels))
     return _replaced(config, "data", name="array", path=str(path), image_size=size)

@@ -69,7 +69,7 @@ class KnnMonitor:
         self.bank_labels = _labels(self.bank)
         self.query_labels = _labels(self.queries or self.bank)
         # Compiled once, not again after every epoch.
-        self._network = tf.function(task.embed, jit_compile=run.device.jit_step)
+        self._network = tf.function(task.embed, jit_compile=run.device.jit_step, autograph=False)
 
     def __call__(self, epoch: int) -> dict[str, float]:
         """`knn_acc` in 0..1, or nothing in the epochs between."""

@@ -51,7 +51,9 @@ class Preview:
         images = self.run.train_images
         rows = np.linspace(0, len(images) - 1, min(len(images), _IMAGES)).astype(int)
         shown = images.subset(rows)
-        network = tf.function(self.task.embed, jit_compile=self.run.device.jit_step)
+        network = tf.function(
+            self.task.embed, jit_compile=self.run.device.jit_step, autograph=False
+        )
         features = embed(network, shown, **self.run.inference(None))
         count = min(len(shown), _COLUMNS)
         queries = np.linspace(0, len(shown) - 1, min(len(shown), _QUERIES)).astype(int)

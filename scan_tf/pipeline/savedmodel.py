@@ -46,7 +46,9 @@ def save(
         raise StageError(f"export: expected 1 head, got {heads.num_heads}; pick one by heads.keep.")
     network = backbone.copy("float32")
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    pixels = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+
+    @tf.function(input_signature=[pixels], autograph=False)
     def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return _classify(resize_and_crop(images, network.image_size), network, heads)
 

@@ -73,7 +73,9 @@ class Selection:
         frozen = isinstance(task.backbone, Frozen)
         self._features: np.ndarray | None = checked.features if frozen else None
         # Compiled once, not again after every epoch.
-        self._network = tf.function(task.backbone.embed, jit_compile=run.device.jit_step)
+        self._network = tf.function(
+            task.backbone.embed, jit_compile=run.device.jit_step, autograph=False
+        )
 
     def __call__(self, epoch: int) -> dict[str, float]:
         """Score every head; keep the weights when one is the best so far."""

@@ -32,8 +32,8 @@ class Calls:
 
     def __init__(self, update: Update, *, most: int, ends: Sequence[int], jit: bool):
         self.most, self.ends, self.jit = min(most, *ends), ends, jit
-        self.one = tf.function(update, jit_compile=jit)
-        self.many = tf.function(self._many, jit_compile=jit)
+        self.one = tf.function(update, jit_compile=jit, autograph=False)
+        self.many = tf.function(self._many, jit_compile=jit, autograph=False)
 
     def __call__(self, inputs: Iterator[Inputs], start: int, stop: int) -> Iterator[Call]:
         """Make the steps `start` to `stop - 1`, with their inputs in this order."""

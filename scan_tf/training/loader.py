@@ -9,6 +9,8 @@ the seed and the step; `prepare(inputs)` is graph code that makes the task's bat
 from __future__ import annotations
 
 import concurrent.futures
+import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -122,17 +124,18 @@ class Loader:
                 for name, v in views.items()
             }
             return
+
+        @functools.cache  # views that look in the same way share a compiled policy
+        def policy(name: str, size: int, options: tuple[tuple[str, float], ...]) -> policies.Policy:
+            how = {"size": size, "mean": images.mean, **dict(options)}
+            return compiled(policies.make(name, augment_config, **how), device)
+
         self._policies = {
-            name: compiled(
-                policies.make(
-                    v.policy, augment_config, size=v.size or size, mean=images.mean, **v.options
-                ),
-                device,
-            )
+            name: policy(v.policy, v.size or size, tuple(v.options.items()))
             for name, v in views.items()
         }
-        if images.images.nbytes <= runtime.resident_mib * 2**20:
-            self._resident = tf.convert_to_tensor(np.asarray(images.images))
+        if math.prod(images.images.shape) <= runtime.resident_mib * 2**20:
+            self._resident = tf.convert_to_tensor(np.asarray(images.images[:]))
 
     def inputs(self, start: int, stop: int) -> Iterator[Inputs]:
         """Inputs of the steps `start` to `stop - 1`; slow ones are made ahead by a thread."""
@@ -228,7 +231,9 @@ def _seeds(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
 def compiled(policy: policies.Policy, device: Device) -> policies.Policy:
     """Inside a step that is not compiled as a whole, XLA still pays for the augmentation."""
     alone = device.jit_augment and not device.jit_step
-    function: policies.Policy = tf.function(policy, jit_compile=True) if alone else policy
+    if not alone:
+        return policy
+    function: policies.Policy = tf.function(policy, jit_compile=True, autograph=False)
     return function
 
 

@@ -98,8 +98,7 @@ class Method(Pretext):
         self.config = config
         self.views = config.views("query", "key")
         hidden = config.hidden or backbone.feature_dim
-        self.projector = models.ProjectionHead(projection_dim, hidden)
-        self.projector(tf.zeros([1, backbone.feature_dim]))
+        self.projector = models.ProjectionHead(backbone.feature_dim, hidden, projection_dim)
         self.networks = {"backbone": backbone, "projector": self.projector}
         self.key_encoder = MomentumEncoder(self.networks)
         rows = tf.random.normal([queue_size(config, num_images), projection_dim])

@@ -47,7 +47,7 @@ class Method(Pretext):
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int
     ):
         self.config = config
-        self.head = models.LinearHead(4, backbone.feature_dim, name="rotation_head")
+        self.head = models.MLP((backbone.feature_dim, 4), name="rotation_head", layers=("linear",))
         self.networks = {"backbone": backbone, "rotation_head": self.head}
 
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:

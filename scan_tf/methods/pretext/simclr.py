@@ -54,8 +54,7 @@ class Method(Pretext):
         self.config = config
         self.views = config.views()
         hidden = config.hidden or backbone.feature_dim
-        self.projector = models.ProjectionHead(projection_dim, hidden)
-        self.projector(tf.zeros([1, backbone.feature_dim]))
+        self.projector = models.ProjectionHead(backbone.feature_dim, hidden, projection_dim)
         self.networks = {"backbone": backbone, "projector": self.projector}
 
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
