@@ -48,10 +48,13 @@ def embed(
             scaled = policy(scaled, tf.stack([seed, start]))
         return tf.cast(network(scaled), tf.float32)
 
-    if not isinstance(network, tf.types.experimental.PolymorphicFunction):
-        forward = tf.function(forward, jit_compile=jit)
     count = len(images)
     size = min(batch_size, count)
+    if not isinstance(network, tf.types.experimental.PolymorphicFunction):
+        pixels = tf.TensorSpec([size, *images.images.shape[1:]], tf.uint8)
+        function = tf.function(forward, jit_compile=jit)
+        # For the one shape; called without it, TensorFlow warns of many functions of one name.
+        forward = function.get_concrete_function(pixels, tf.TensorSpec([], tf.int32))
     parts = []
     starts = range(0, count, size)
     hidden = True if progress is None else None  # None: where the output is no terminal
