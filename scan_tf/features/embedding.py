@@ -54,7 +54,10 @@ def embed(
     compiled = isinstance(network, tf.types.experimental.PolymorphicFunction)
     # One batch is computed before it would be compiled.
     if not compiled and (jit or count > size):
-        forward = tf.function(forward, jit_compile=jit, autograph=False)
+        pixels = tf.TensorSpec([size, *images.images.shape[1:]], tf.uint8)
+        function = tf.function(forward, jit_compile=jit, autograph=False)
+        # For the one shape; called without it, TensorFlow warns of many functions of one name.
+        forward = function.get_concrete_function(pixels, tf.TensorSpec([], tf.int32))
     parts = []
     starts = range(0, count, size)
     hidden = True if progress is None else None  # None: where the output is no terminal

@@ -108,8 +108,12 @@ def remaining(config: Config, seen: Mapping[str, Seen]) -> dict[str, float]:
 
 def in_words(left: Mapping[str, float]) -> str:
     """The sum, and its parts."""
-    parts = ", ".join(f"{stage} {duration(s)}" for stage, s in left.items() if s >= 1)
-    return f"about {duration(sum(left.values()))} ({parts})"
+    return f"about {duration(sum(left.values()))} ({in_parts(left)})"
+
+
+def in_parts(left: Mapping[str, float]) -> str:
+    """The stages that take a second or longer, and how long."""
+    return ", ".join(f"{stage} {duration(s)}" for stage, s in left.items() if s >= 1)
 
 
 def within(

@@ -58,8 +58,9 @@ def fit(run: Run, budget_s: float, start: float) -> None:
     run.config, told = plan.within(run.config, seen, budget_s * (1 - _RESERVE) - spent)
     left = {s: t for s, t in told.items() if not run.record(s).is_done}
     print(
-        f"--minutes {budget_s / 60:g}: {_epochs_of(run.config)}. Planned: {plan.in_words(left)}, "
-        f"after {duration(spent)} until here"
+        f"--minutes {budget_s / 60:g}: {_epochs_of(run.config)}. Planned: about "
+        f"{duration(spent + sum(left.values()))} in all, of which {duration(spent)} are over; then "
+        f"{plan.in_parts(left)}"
     )
 
 
