@@ -84,9 +84,11 @@ def test_to_look_for_another_writer_writes_nothing(tmp_path):
     for folder in (tmp_path, tmp_path / "file", tmp_path / "nowhere"):
         writing.Writing.refuse_another(folder)
     assert names(tmp_path) == ["file"]
-    with another_process("mine = writing.Writing(Path(sys.argv[1]))", tmp_path):
-        with pytest.raises(StageError, match="another program is at work"):
-            writing.Writing.refuse_another(tmp_path)
+    with (
+        another_process("mine = writing.Writing(Path(sys.argv[1]))", tmp_path),
+        pytest.raises(StageError, match="another program is at work"),
+    ):
+        writing.Writing.refuse_another(tmp_path)
     writing.Writing.refuse_another(tmp_path)
 
 
