@@ -57,7 +57,7 @@ class Writing:
     def refuse_another(cls, folder: Path) -> None:
         """Raise StageError where another process has it; nothing is written."""
         if folder.resolve() not in cls._known:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # `Run.claim` tells where nothing can be written
                 descriptor = os.open(folder / _LOCK, os.O_RDONLY)
                 try:
                     _check(folder, descriptor)

@@ -40,7 +40,7 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "command", "way"),
     [
-        ("scan/weights.npz", "export", "--redo scan"),
+        ("scan/weights.npz", "selflabel", "--redo scan"),
         ("selflabel/weights.npz", "export", "--redo selflabel"),
         ("neighbors/train.npz", "scan", "--redo neighbors"),
         ("scan/metrics.jsonl", "evaluate", "metrics.jsonl.damaged (the curves are left out"),

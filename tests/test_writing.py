@@ -79,6 +79,19 @@ def test_a_process_may_ask_again_until_it_lets_go(tmp_path):
     assert subprocess.run(command, env=environment).returncode == 0
 
 
+def test_to_look_for_another_writer_writes_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path, tmp_path / "file", tmp_path / "nowhere"):
+        writing.Writing.refuse_another(folder)
+    assert names(tmp_path) == ["file"]
+    with (
+        another_process("mine = writing.Writing(Path(sys.argv[1]))", tmp_path),
+        pytest.raises(StageError, match="another program is at work"),
+    ):
+        writing.Writing.refuse_another(tmp_path)
+    writing.Writing.refuse_another(tmp_path)
+
+
 def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, caplog):
     def unsupported(*_):
         raise OSError(writing.errno.ENOLCK, "No locks available")
