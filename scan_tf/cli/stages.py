@@ -140,6 +140,9 @@ def _add_prepare(commands: Any) -> None:
     prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER")
     prepare.add_argument("--as", dest="name", required=True, metavar="NAME", help="e.g. cifar10")
     prepare.add_argument("--data-dir", type=Path, metavar="DIR")
+    prepare.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out images that cannot be read"
+    )
     prepare.set_defaults(function=_prepare)
 
 
@@ -249,7 +252,7 @@ def _import_torch(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     from scan_tf import lazy
-    from scan_tf.data.images import list_images
+    from scan_tf.data.listing import list_images
 
     if not arguments.run_dir.is_dir():
         raise MissingDataError(f"{arguments.run_dir}: no such folder. Give the directory of a run.")
@@ -275,4 +278,6 @@ def _prepare(arguments: argparse.Namespace) -> None:
     lazy.load_tensorflow()
     from scan_tf.data.prepare import prepare
 
-    print(f"prepared: {prepare(arguments.source, arguments.name, arguments.data_dir)}")
+    skip = arguments.skip_unreadable
+    made = prepare(arguments.source, arguments.name, arguments.data_dir, skip_unreadable=skip)
+    print(f"prepared: {made}")

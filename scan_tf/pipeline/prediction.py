@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scan_tf.data.images import SUFFIXES, list_images, read_fitted, report_unreadable
+from scan_tf.data.images import read_fitted, report_unreadable
+from scan_tf.data.listing import SUFFIXES, list_images
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.files import atomic
 from scan_tf.pipeline.savedmodel import arrays, load
