@@ -36,6 +36,7 @@ class DataConfig(Section):
     )
     path: str | None = setting(
         None,
+        is_path=True,
         help="a folder of images (folder), a file of them (array), or the data directory of "
         "tensorflow-datasets",
     )
@@ -242,14 +243,14 @@ class EvaluateConfig(Section):
     batch_size: int = setting(500, low=1, help="images at a time, here and wherever none learns")
     knn_k: int = setting(100, low=1, help="neighbours that the kNN classifier asks")
     kmeans_restarts: int = setting(10, low=1, help="k-means runs from so many starts")
-    linear_probe: bool = setting(
-        True,
-        help="fit a linear classifier on the pretext's features: one more pass over the images",
-    )
+    linear_probe: bool = setting(True, help="fit a linear classifier on the pretext's features")
     formulas: bool = setting(
         False, help="names that begin like a formula stay so in tables; false: they get a quote"
     )
     pictures: bool = setting(True, help="draw clusters, confusions, curves and the map")
+    abstain: float | None = setting(
+        None, low=0, high=1, help="less sure is none of the kinds; null: chosen without labels"
+    )
     map_points: int = setting(2000, low=10, help="images on the 2-D map of the features")
 
 
@@ -272,9 +273,7 @@ class RuntimeConfig(Section):
     checkpoint_minutes: float = setting(2.0, above=0, help="minutes between two checkpoints")
     progress: bool = setting(True, help="show how far a stage is")
     tensorboard: bool = setting(True, help="write scalars for TensorBoard")
-    profile: bool = setting(
-        False, help="write a profile of a few steps of every stage that is trained"
-    )
+    profile: bool = setting(False, help="write a profile of a few steps of every trained stage")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,16 @@ class TrainingError(ScanError):
     """Training that went wrong, or that there was nothing to learn from."""
 
 
+class NothingLearned(TrainingError):
+    """A stage of which no step could change anything, such as self-labelling without labels."""
+
+
+class WithoutSelfLabel(ScanError):
+    """A run that is done but for the self-labelling, which could learn nothing."""
+
+    exit_code = 4
+
+
 class Diverged(TrainingError):
     """A loss or variables that are not finite; what was saved before is good."""
 

@@ -102,6 +102,19 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """`atomic` for a path that a user names: what is no file there stays what it is.
+
+    A link is followed; a pipe or a device is written into.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    with atomic(Path(os.path.realpath(path))) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """Give an empty folder beside `folder`, which takes its place when the block succeeds.
 

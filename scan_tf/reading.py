@@ -6,11 +6,13 @@ the dotted path, what was expected and what was got.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
+import json
 import logging
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def read_tree(cls: type, path: Path, overrides: Iterable[str]) -> dict[str, Any]
 
 def with_overrides(cls: type, tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A mapping for the section `cls` with the overrides in it. Raises ConfigError."""
-    changes = [_parse_override(text) for text in overrides]
+    changes = [_parse_override(cls, text) for text in overrides]
     _leave_out_replaced(cls, tree, changes)
     for keys, value, text in changes:
         _apply_override(tree, keys, value, text)
@@ -164,11 +166,35 @@ def split_override(text: str) -> tuple[str, str]:
     return key.strip(), raw
 
 
-def _parse_override(text: str) -> tuple[list[str], Any, str]:
+def _parse_override(cls: type, text: str) -> tuple[list[str], Any, str]:
     """The keys and the value of an override, and the text itself."""
     key, raw = split_override(text)
+    keys = key.split(".")
+    if _is_text(cls, keys):
+        return keys, _typed(raw), text
     complaint = f"override '{shorten(text)}': the value is not valid YAML"
-    return key.split("."), parse_yaml(raw, complaint), text
+    return keys, parse_yaml(raw, complaint), text
+
+
+def _typed(raw: str) -> str | None:
+    """A text as it was typed, because a path may hold whatever means something to YAML.
+
+    One in double quotes is read as JSON is.
+    """
+    if len(raw) > 1 and raw[0] == raw[-1] == '"':
+        with contextlib.suppress(ValueError):
+            return str(json.loads(raw))
+    return None if raw in ("", "null") else raw
+
+
+def _is_text(cls: type, keys: Sequence[str]) -> bool:
+    """Whether the setting is a text, such as a path; what only a method knows is not looked at."""
+    *sections, leaf = keys
+    for name in sections:
+        cls = typing.get_type_hints(cls).get(name, object)
+        if not dataclasses.is_dataclass(cls):
+            return False
+    return typing.get_type_hints(cls).get(leaf) in (str, str | None)
 
 
 def _leave_out_replaced(

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import math
+import os
 import pkgutil
 import re
 import types
@@ -27,6 +28,7 @@ def setting(
     above: float | None = None,
     names: Sequence[str] = (),
     is_name: bool = False,
+    is_path: bool = False,
     help: str = "",
 ) -> Any:
     """A dataclass field with a range and a meaning.
@@ -38,11 +40,12 @@ def setting(
         above: what the value must be greater than.
         names: the texts to choose from, beside the dotted names of what others wrote.
         is_name: whether the text is the name of a folder, which leads nowhere else.
+        is_path: a path, in which `~` at the start is the home folder.
         help: what it means, in a sentence without a full stop; where it is empty, the help of the
             field of that name in the class that is extended.
     """
     metadata = {"low": low, "high": high, "above": above, "names": names, "help": help}
-    metadata["is_name"] = is_name
+    metadata |= {"is_name": is_name, "is_path": is_path}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -97,6 +100,8 @@ class Section:
             _check_name(value, field.metadata.get("names"), field.name)
             if field.metadata.get("is_name"):
                 _check_folder(value, field.name)
+            if value and field.metadata.get("is_path"):
+                value = os.path.expanduser(value)
             object.__setattr__(self, field.name, value)
 
 

@@ -51,6 +51,7 @@ def test_a_finished_run_travels_without_what_can_be_made_again(finished, tmp_pat
     stages = ("pretext", "neighbors", "scan", "selflabel", "evaluate")
     assert names(run) == {
         *("config.yaml", "environment.json", "eval/report.json", "neighbors/train.npz"),
+        "eval/reference.npz",
         *("pretext/weights.npz", "scan/weights.npz", "selflabel/weights.npz", "scan/best.json"),
         *(f"{s}/metrics.jsonl" for s in ("pretext", "scan", "selflabel")),
         *(f"status/{s}.json" for s in stages),

@@ -232,6 +232,34 @@ def test_overrides_go_through_the_same_checks(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        "a #2",
+        "&a",
+        "2024",
+        "2024-11-27",
+        "my: a",
+        "[raw] a",
+        "@eaDir",
+        "on",
+        "'a'",
+        "a=b",
+        "{",
+        "-",
+    ],
+)
+def test_a_path_is_taken_as_it_is_typed(tmp_path, path):
+    assert load(tmp_path, "", f"data.path={path}").data.path == path
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load(tmp_path, "", "data.path=~/a").data.path == "/home/me/a"
+    assert load(tmp_path, "data: {path: ~/a}").data.path == "/home/me/a"
+    assert load(tmp_path, "data: {path: a~}").data.path == "a~"
+
+
+@pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("scan.epochs", "override 'scan.epochs': expected key=value, such as scan.epochs=20."),

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import errno
+import os
 import tarfile
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import PIL.features
 import pytest
 from PIL import Image
 
 from scan_tf.config import DataConfig
-from scan_tf.data import images, sources
+from scan_tf.data import images, listing, sources
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from scan_tf.data.sets import folder
 from scan_tf.errors import ConfigError, DataError, MissingDataError
@@ -66,15 +70,64 @@ def test_images_beside_class_folders_drop_the_labels(tmp_path, caplog) -> None:
     assert "no labels" in caplog.text
 
 
-@pytest.mark.parametrize("test_name", ["test", "val", "validation"])
-def test_train_and_test_folders_are_the_splits(tmp_path, test_name) -> None:
-    files = {"train/a/1.png": 1, "train/c/1.png": 2, f"{test_name}/b/1.png": 3}
-    write(tmp_path, files | {f"{test_name}/c/1.png": 4, "elsewhere/x.png": 5})
+@pytest.mark.parametrize(
+    ("train_name", "test_name"),
+    [
+        ("train", "test"),
+        ("train", "val"),
+        ("train", "valid"),
+        ("TRAIN", "Validation"),
+        ("Training", "Testing"),
+        ("Training", "Test"),
+        ("train", "dev"),
+        ("train", "evaluation"),
+    ],
+)
+def test_train_and_test_folders_are_the_splits(tmp_path, caplog, train_name, test_name) -> None:
+    files = {f"{train_name}/a/1.png": 1, f"{train_name}/c/1.png": 2, f"{test_name}/c/1.png": 4}
+    write(tmp_path, files | {"elsewhere/x.png": 5})
     train, test = load(tmp_path), load(tmp_path, "test")
-    assert train.class_names == test.class_names == ("a", "b", "c")
-    np.testing.assert_array_equal(train.labels, [0, 2])
-    np.testing.assert_array_equal(test.labels, [1, 2])
+    assert f"takes {train_name}/ and {test_name}/, and leaves out elsewhere/." in caplog.text
+    assert train.class_names == test.class_names == ("a", "c")
+    np.testing.assert_array_equal(train.labels, [0, 1])
+    np.testing.assert_array_equal(test.labels, [1])
     np.testing.assert_array_equal(load(tmp_path, "pretext").images, train.images)
+
+
+def test_of_several_for_the_test_the_first_is_taken(tmp_path, caplog) -> None:
+    write(tmp_path, {"train/a/1.png": 1, "train/b/1.png": 2, "valid/a/1.png": 3, "test/a/1.png": 4})
+    assert load(tmp_path, "test").images[0, 0, 0, 0] == 4
+    load(tmp_path)
+    assert "leaves out valid/" in caplog.text
+
+
+@pytest.mark.parametrize("names", [("train", "Train"), ("test", "val"), ("train", "Training")])
+def test_split_names_that_are_no_pair_are_refused(tmp_path, names) -> None:
+    write(tmp_path, {f"{name}/a/1.png": 1 for name in (*names, "cat")})
+    with pytest.raises(DataError, match="are called like splits, and are no pair"):
+        load(tmp_path)
+
+
+def test_classes_are_those_of_the_training_images_that_can_be_read(tmp_path, caplog) -> None:
+    write(tmp_path, {"train/a/1.png": 1, "train/c/1.png": 2, "train/c/0.png": 3})
+    write(tmp_path, {"test/a/1.png": 5, "test/b/1.png": 6, "test/loose.png": 7})
+    (tmp_path / "train" / "d").mkdir()
+    for broken in ("d/1.png", "c/0.png"):
+        (tmp_path / "train" / broken).write_bytes(b"broken")
+    train, test = load(tmp_path), load(tmp_path, "test")
+    assert train.class_names == test.class_names == ("a", "c")
+    assert train.labels.tolist() == [0, 1]
+    assert test.labels.tolist() == [0]
+    assert len(test.paths) == 1
+    assert "left out 2 images of classes that no training image has: b, no folder" in caplog.text
+
+
+@pytest.mark.parametrize("test", ["test/unknown", "test"])
+def test_an_unlabelled_test_folder_takes_no_labels_from_train(tmp_path, test) -> None:
+    write(tmp_path, {"train/cat/1.png": 1, "train/dog/1.png": 2, f"{test}/1.png": 3})
+    assert load(tmp_path).class_names == ("cat", "dog")
+    found = load(tmp_path, "test")
+    assert (found.labels, found.class_names, len(found)) == (None, (), 1)
 
 
 def test_a_lone_train_folder_is_the_train_split(tmp_path) -> None:
@@ -107,6 +160,80 @@ def test_strict_refuses_unreadable_files(tmp_path) -> None:
     said = r"(?s)12 of 13.*bad00\.jpg.*and 2 more.*data\.strict: false"
     with pytest.raises(DataError, match=said):
         load(tmp_path, strict=True)
+
+
+def test_what_is_left_out_is_named_or_refused(tmp_path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(listing, "_reads_heif", lambda: False)
+    write(tmp_path, {"a/1.png": 1, "b/1.png": 2, "run/eval/clusters/0.png": 3})
+    for name in ("a/x.heic", "a/y.HEIC", "b/z.cr2", "b/notes.txt", "run/config.yaml"):
+        (tmp_path / name).touch()
+    (tmp_path / "run" / "status").mkdir()
+    found = load(tmp_path)
+    assert found.class_names == ("a", "b")
+    assert "2 of the kind .heic, not read (pip install pillow-heif): " in caplog.text
+    assert "1 of the kind .cr2, not read: " in caplog.text
+    assert f"1 run directory of scan_tf: {tmp_path / 'run'}" in caplog.text
+    assert "notes" not in caplog.text
+    with pytest.raises(DataError, match=r"(?s)left out:.*x\.heic.*data\.strict: false"):
+        load(tmp_path, strict=True)
+
+
+def test_a_folder_that_cannot_be_listed_is_named_or_refused(tmp_path, caplog, monkeypatch) -> None:
+    write(tmp_path, {"a/1.png": 1, "b/1.png": 2, "c/1.png": 3})
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "b":  # as for a user who may not read it; root may
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert load(tmp_path).class_names == ("a", "c")
+    assert f"1 that cannot be read as a folder: {tmp_path / 'b'}" in caplog.text
+    with pytest.raises(DataError, match=r"(?s)left out:.*cannot be read as a folder"):
+        load(tmp_path, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        ("tif", "TIFF"),
+        ("TIFF", "TIFF"),
+        ("jfif", "JPEG"),
+        ("jpe", "JPEG"),
+        ("avif", "AVIF"),
+        ("jp2", "JPEG2000"),
+    ],
+)
+def test_other_kinds_that_pillow_reads_are_read(tmp_path, suffix, kind) -> None:
+    features = {"AVIF": "avif", "JPEG2000": "jpg_2000"}
+    if kind in features and not PIL.features.check(features[kind]):
+        pytest.skip(f"this Pillow has no {kind}")
+    Image.new("RGB", (16, 16), (200, 100, 50)).save(tmp_path / f"a.{suffix}", format=kind)
+    (pixels,) = load(tmp_path, image_size=16).images
+    assert np.abs(pixels[8, 8].astype(int) - (200, 100, 50)).max() < 8
+
+
+def test_images_of_twelve_bits_are_not_black(tmp_path, caplog) -> None:
+    for name, top in (("dark", 4095), ("bright", 65535)):
+        values = np.array([[0, top // 2], [top // 4, top]], np.uint16)
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    bright, dark = load(tmp_path, image_size=2).images[..., 0]
+    np.testing.assert_array_equal(bright, dark)
+    assert dark.tolist() == [[0, 127], [64, 255]]
+    assert "1 of 2 images of 16 bits that were looked at have no value above 4095" in caplog.text
+
+
+def test_too_little_room_for_large_sets_is_said(tmp_path, monkeypatch) -> None:
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(images, "MEMORY_LIMIT", 10)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    write(tmp_path, {"1.png": 1})
+    said = rf"^{tempfile.gettempdir()}: 1 images of 1024 pixels take 3 MiB there \(No space left"
+    with pytest.raises(DataError, match=said):
+        load(tmp_path, image_size=1024)
 
 
 def test_large_folders_go_to_a_file_and_stay_right(tmp_path, monkeypatch) -> None:

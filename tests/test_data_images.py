@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from scan_tf.data import images
+from scan_tf.data import images, listing
 from scan_tf.errors import DataError, MissingDataError
 
 PACKS = Path(__file__).parents[2] / "shared" / "data"
@@ -126,7 +126,7 @@ def test_odd_files_are_read_or_refused(oddfiles) -> None:
         "broken_data_stream.png",
         "truncated_end_chunk.png",
     }
-    files = images.list_images([oddfiles])
+    files = listing.list_images([oddfiles])
     assert len(files) == 28
     for path in files:
         if path.name in broken:
@@ -166,11 +166,11 @@ def test_list_images_is_recursive_sorted_and_without_doubles(tmp_path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.touch()
     (tmp_path / "b" / "up").symlink_to(tmp_path, target_is_directory=True)
-    found = images.list_images([tmp_path, tmp_path / "a.jpeg", tmp_path / "notes.txt"])
+    found = listing.list_images([tmp_path, tmp_path / "a.jpeg", tmp_path / "notes.txt"])
     names = [str(p.relative_to(tmp_path)) for p in found]
     assert names == ["a.jpeg", "b/1.png", "b/2.JPG", "notes.txt", "z.WebP"]
     with pytest.raises(MissingDataError, match="nowhere"):
-        images.list_images([tmp_path / "nowhere"])
+        listing.list_images([tmp_path / "nowhere"])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

@@ -107,6 +107,23 @@ def test_other_sizes_are_fitted(dirs) -> None:
     assert small.images.shape == (1, 16, 16, 3)
 
 
+def test_all_images_that_cannot_be_read_are_named_or_left_out(dirs, caplog) -> None:
+    source, target = dirs
+    write(source, {"train/cat": 2, "train/dog": 1, "test/dog": 1}, size=32)
+    broken = ("train/cat/x1.jpg", "train/dog/x2.jpg", "test/dog/x3.jpg")
+    for name in broken:
+        (source / name).write_bytes(b"no image")
+    with pytest.raises(
+        DataError, match=r"(?s)^3 images cannot be read.*--skip-unreadable"
+    ) as error:
+        prepare(source, "cifar10", target)
+    assert all(str(source / name) in str(error.value) for name in broken)
+    assert not target.exists()
+    prepare(source, "cifar10", target, skip_unreadable=True)
+    assert "They are left out." in caplog.text
+    assert len(sources.load(DataConfig(name="cifar10", path=str(target)), "train")) == 3
+
+
 @pytest.mark.parametrize("own_map", [False, True])
 def test_cifar100_becomes_cifar20(dirs, own_map) -> None:
     source, target = dirs

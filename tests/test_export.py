@@ -21,11 +21,14 @@ from scan_tf.data import sources
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from scan_tf.data.images import read_image, resize_and_crop
 from scan_tf.errors import ConfigError, DataError, MissingDataError, StageError
+from scan_tf.evaluation import abstention
+from scan_tf.features import outliers
 from scan_tf.features.embedding import embed
 from scan_tf.models.heads import ClusterHeads
 from scan_tf.models.resnet import ResNet
 from scan_tf.models.weights import load_weights, save_weights
 from scan_tf.pipeline import savedmodel
+from scan_tf.pipeline.doubt import Doubt
 from scan_tf.pipeline.prediction import predict
 
 SIZE = 12
@@ -163,9 +166,60 @@ def test_signature_takes_any_shape_and_names_its_outputs(run_dir) -> None:
     assert arguments["images"].dtype == tf.uint8
     assert {k: v.shape.as_list() for k, v in outputs.items()} == {
         "cluster": [None],
+        "name": [None],
         "probabilities": [None, CLUSTERS],
         "features": [None, 32],
     }
+
+
+@pytest.fixture(scope="module")
+def doubting(
+    tmp_path_factory: pytest.TempPathFactory, networks: tuple[ResNet, ClusterHeads]
+) -> tuple[Path, Doubt]:
+    """A SavedModel with names and thresholds, and what it abstains by."""
+    folder = tmp_path_factory.mktemp("doubting") / "export"
+    random = np.random.default_rng(5)
+    images = random.integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
+    found = outliers.reference(in_memory(*networks, images)["features"])
+    doubt = Doubt(found.bank, found.far, below=0.7, how="as set")
+    savedmodel.save(folder, *networks, names=["", "ä b", "c", "", "e"], doubt=doubt)
+    return folder, doubt
+
+
+def test_names_and_doubts_are_in_the_model(networks, doubting, rng) -> None:
+    folder, doubt = doubting
+    images = rng.integers(0, 256, (30, SIZE, SIZE, 3), np.uint8)
+    images[:3] = np.array([0, 128, 255], np.uint8)[:, None, None, None]
+    out, expected = serve(folder, images), in_memory(*networks, images)
+    names = ["", "ä b", "c", "", "e"]
+    assert [n.decode() for n in out["name"]] == [names[c] for c in expected["cluster"]]
+    distance = outliers.distances(doubt.bank, expected["features"])
+    np.testing.assert_allclose(out["distance"], distance, atol=1e-5)
+    reasons = abstention.reasons(
+        out["probabilities"].max(axis=1), out["distance"], below=doubt.below, far=doubt.far
+    )
+    assert [bool(reason) for reason in reasons] == out["abstain"].tolist()
+    assert set(reasons) > {""}
+
+
+def test_a_batch_of_none_gives_none(doubting, run_dir) -> None:
+    for folder in (doubting[0], run_dir / "export"):
+        one = serve(folder, np.zeros((1, 20, 30, 3), np.uint8))
+        for side in (SIZE, 20):
+            out = serve(folder, np.zeros((0, side, side, 3), np.uint8))
+            assert {k: v.shape for k, v in out.items()} == {
+                k: (0, *v.shape[1:]) for k, v in one.items()
+            }
+            assert {k: v.dtype for k, v in out.items()} == {k: v.dtype for k, v in one.items()}
+
+
+def test_images_of_the_networks_own_size_have_a_signature_of_bare_numbers(doubting, rng) -> None:
+    images = rng.integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
+    native = tf.saved_model.load(str(doubting[0])).signatures["native"](images=images)
+    served = serve(doubting[0], images)
+    assert set(served) == {*native, "name"}
+    for key, tensor in native.items():
+        np.testing.assert_array_equal(tensor.numpy(), served[key])
 
 
 def test_a_native_image_is_served_exactly_as_the_folder_loads_it(run_dir, photos) -> None:
@@ -297,7 +351,8 @@ def test_predict_one_image_with_the_savedmodel_itself(run_dir, photos, tmp_path)
     image = photos / "native.png"
     assert predict(run_dir / "export", [str(image)], tmp_path / "new" / "out.csv") == []
     (row,) = read_csv(tmp_path / "new" / "out.csv")
-    assert list(row) == ["path", "cluster", "confidence"]
+    assert list(row) == ["path", "cluster", "name", "confidence", "abstain"]
+    assert (row["name"], row["abstain"]) == ("", "")
     assert row["path"] == str(image)
 
 
@@ -338,6 +393,8 @@ def test_predict_refuses_what_cannot_work(run_dir, photos, tmp_path) -> None:
         predict(tmp_path, [photos], output)
     with pytest.raises(DataError, match="is a folder"):
         predict(run_dir, [photos], photos)
+    with pytest.raises(ConfigError, match="abstain: must be 0 to 1, got 7"):
+        predict(run_dir, [photos], output, abstain=7)
     with pytest.raises(ConfigError, match="batch_size: must be at least 1, got 0"):
         predict(run_dir, [photos], output, batch_size=0)
     assert not output.exists()

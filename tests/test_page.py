@@ -163,6 +163,15 @@ def test_what_is_unknown_has_no_section(tmp_path, rng):
     assert "Borderline</figcaption>" not in found.html
 
 
+def test_outliers_are_shown_the_farthest_first(tmp_path, rng):
+    data = made(rng, count=600, outliers=np.arange(500, 400, -1))
+    found = written(tmp_path, data)
+    assert sections(found) == SECTIONS | {"outliers"}
+    part = found.html.split('id="outliers"')[1].split("</section>")[0]
+    assert "100, the farthest first" in part
+    assert re.findall(r"<bdi>some/(\d+)\.png</bdi>", part) == [str(n) for n in range(500, 476, -1)]
+
+
 def test_the_confusion_matrix_is_that_of_the_classes(tmp_path, rng):
     labels = np.array([0] * 20 + [1] * 20)
     clusters = np.where(np.arange(40) < 15, 2, 0)

@@ -20,7 +20,7 @@ from scan_tf.models import resnet
 from scan_tf.models.heads import ClusterHeads, ProjectionHead
 from scan_tf.models.torch_names import load_torch, to_torch
 from scan_tf.pipeline import build, porting, stages
-from scan_tf.pipeline.run_dir import Record
+from scan_tf.pipeline.record import Record
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'scan-tf[torch]'")
 

@@ -7,7 +7,8 @@ import pytest
 from tiny_runs import copy, opened
 
 from scan_tf.errors import StageError
-from scan_tf.pipeline.run_dir import Record, Run
+from scan_tf.pipeline.record import Record
+from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES
 
 

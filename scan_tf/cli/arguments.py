@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,9 +103,8 @@ def _take_folder(arguments: argparse.Namespace) -> Path | None:
     ):
         arguments.config, why = reading.folder_recipe()
         print(f"recipe: {arguments.config} ({why})")
-    # In quotes of JSON, which YAML reads: a path may hold what means something to YAML.
     given = [text for text in arguments.overrides if is_override(text)]
-    arguments.overrides = ["data.name=folder", f"data.path={json.dumps(str(folder))}", *given]
+    arguments.overrides = ["data.name=folder", f"data.path={folder}", *given]
     return folder
 
 

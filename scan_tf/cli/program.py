@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from scan_tf import __version__, signals
 from scan_tf.cli import arguments as shared
-from scan_tf.cli import carry, look, stages
+from scan_tf.cli import carry, hand_over, look, stages
 from scan_tf.errors import Interrupted, ScanError
 
 
@@ -21,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None: those of the process.
 
     Returns:
-        0 done, 2 bad input or config, 3 data missing, 75 to be continued by the same command, 130
-        or 143 interrupted and resumable, whatever the interruption was taken for meanwhile.
+        0 done, 2 bad input or config, 3 data missing, 4 done without self-label, 75 to be continued
+        by the same command, 130 or 143 interrupted and resumable, whatever the interruption was
+        taken for meanwhile.
     """
     parser = _parser()
     arguments = shared.parse(parser, argv)
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"scan-tf {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     stages.add(commands)
+    hand_over.add(commands)
     look.add(commands)
     carry.add(commands)
     return parser

@@ -1,4 +1,4 @@
-"""The commands that make something of images: the stages, sweeps, imports, predictions."""
+"""The commands that make something of images: the stages, sweeps, imports."""
 
 from __future__ import annotations
 
@@ -76,16 +76,22 @@ def add(commands: Any) -> None:
     )
     commands.choices["export"].add_argument(
         "--format",
-        choices=["savedmodel", "torch"],
+        choices=["savedmodel", "torch", "litert", "onnx"],
         default="savedmodel",
-        help="torch: state dicts for the official code, in RUN_DIR/export-torch",
+        help="torch: state dicts for the official code; litert, onnx: the classifier for images of "
+        "its own size; each in RUN_DIR/export-FORMAT",
+    )
+    commands.choices["export"].add_argument(
+        "--serving",
+        type=Path,
+        metavar="DIR",
+        help="add the SavedModel to DIR too, as a version for TensorFlow Serving",
     )
     commands.choices["evaluate"].add_argument(
         "--seeds", nargs="+", metavar="N", help="repeat the clustering: mean and deviation"
     )
     _add_sweep(commands)
     _add_import_torch(commands)
-    _add_predict(commands)
     _add_prepare(commands)
 
 
@@ -123,16 +129,6 @@ def _add_import_torch(commands: Any) -> None:
     port.set_defaults(function=_import_torch)
 
 
-def _add_predict(commands: Any) -> None:
-    predict = commands.add_parser("predict", help="cluster new images into a CSV file")
-    predict.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="images or folders of them")
-    predict.add_argument("--output", type=Path, default=Path("preds.csv"), metavar="FILE")
-    predict.add_argument("--batch-size", type=int, default=256, metavar="N")
-    predict.add_argument("--strict", action="store_true", help="refuse unreadable images")
-    predict.set_defaults(function=_predict)
-
-
 def _add_prepare(commands: Any) -> None:
     prepare = commands.add_parser(
         "prepare", help="make a data set of tensorflow-datasets from a folder, without network"
@@ -140,6 +136,9 @@ def _add_prepare(commands: Any) -> None:
     prepare.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER")
     prepare.add_argument("--as", dest="name", required=True, metavar="NAME", help="e.g. cifar10")
     prepare.add_argument("--data-dir", type=Path, metavar="DIR")
+    prepare.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out images that cannot be read"
+    )
     prepare.set_defaults(function=_prepare)
 
 
@@ -149,7 +148,10 @@ def _run_stages(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     if getattr(arguments, "profile", False):
         arguments.overrides.append("runtime.profile=true")
-    run = open_run(arguments)
+    from scan_tf.pipeline import formats
+
+    formats.check(getattr(arguments, "format", ""))
+    run = open_run(arguments, reads_images=arguments.command != "export")
     from scan_tf.pipeline import stages
 
     if arguments.redo:
@@ -176,7 +178,19 @@ def _run_stages(arguments: argparse.Namespace) -> int:
         print(f"\nreport and pictures: {run.folder('evaluate')}")
     if arguments.command in (_ALL, "export"):
         print(f"SavedModel: {run.folder('export')}")
+    if arguments.command == "export":
+        _hand_over(run, arguments)
     return 0
+
+
+def _hand_over(run: Run, arguments: argparse.Namespace) -> None:
+    """The SavedModel in other forms too."""
+    from scan_tf.pipeline import export, formats
+
+    if arguments.format != "savedmodel":
+        print(f"{arguments.format}: {export.convert(run, arguments.format)}")
+    if arguments.serving is not None:
+        print(f"for TensorFlow Serving: {formats.serve(run.folder('export'), arguments.serving)}")
 
 
 def _run_all(run: Run, arguments: argparse.Namespace, start: float) -> bool:
@@ -247,26 +261,6 @@ def _import_torch(arguments: argparse.Namespace) -> None:
     print(f"imported as the stage '{stage}': {run.folder(stage)}")
 
 
-def _predict(arguments: argparse.Namespace) -> None:
-    from scan_tf import lazy
-    from scan_tf.data.images import list_images
-
-    if not arguments.run_dir.is_dir():
-        raise MissingDataError(f"{arguments.run_dir}: no such folder. Give the directory of a run.")
-    list_images(arguments.paths)
-    lazy.load_tensorflow()
-    from scan_tf.pipeline.prediction import predict
-
-    predict(
-        arguments.run_dir,
-        arguments.paths,
-        arguments.output,
-        batch_size=arguments.batch_size,
-        strict=arguments.strict,
-    )
-    print(f"predictions: {arguments.output}")
-
-
 def _prepare(arguments: argparse.Namespace) -> None:
     from scan_tf import lazy
 
@@ -275,4 +269,6 @@ def _prepare(arguments: argparse.Namespace) -> None:
     lazy.load_tensorflow()
     from scan_tf.data.prepare import prepare
 
-    print(f"prepared: {prepare(arguments.source, arguments.name, arguments.data_dir)}")
+    skip = arguments.skip_unreadable
+    made = prepare(arguments.source, arguments.name, arguments.data_dir, skip_unreadable=skip)
+    print(f"prepared: {made}")

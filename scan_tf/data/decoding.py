@@ -22,7 +22,7 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", 
 # Above so many pixels the centre square is cut out and averaged down before it is converted.
 _LARGE = 16_000_000
 # The greatest value of 16-bit grey images that have only 12 bits, as those of scanners.
-_TWELVE_BITS = 4095
+TWELVE_BITS = 4095
 # Bytes a pixel: of Pillow's own copies; and of all that is made of a pixel that stays.
 _DECODED, _CONVERTED = 8, 24
 
@@ -112,6 +112,19 @@ def size_of(path: str | Path) -> tuple[int, int]:
         return image.size
 
 
+def is_twelve_bits(path: str | Path) -> bool | None:
+    """Whether a grey file of 16 bits has no value above 4095; None of other files."""
+    from PIL import Image
+
+    try:
+        with open_regular(path) as file, Image.open(file, formats=_formats()) as image:
+            if not image.mode.startswith("I") or math.prod(image.size) > _LARGE:
+                return None
+            return bool(np.asarray(image).max() <= TWELVE_BITS)
+    except Exception:  # reported when it is read
+        return None
+
+
 def _decoded(image: Any, size: int | None) -> np.ndarray:
     from PIL import ImageOps
 
@@ -153,7 +166,7 @@ def _grey(image: Any) -> Any:
     values = np.asarray(image)
     if values.dtype != np.uint16:
         values = values.clip(0, 65535).astype(np.uint16)
-    white = _TWELVE_BITS if values.max() <= _TWELVE_BITS else 65535
+    white = TWELVE_BITS if values.max() <= TWELVE_BITS else 65535
     # (255 v + white / 2) // white, as one look at a table for each pixel.
     table = ((np.arange(65536) * 510 + white) // (2 * white)).clip(0, 255).astype(np.uint8)
     transparent = image.info.get("transparency")

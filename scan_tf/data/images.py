@@ -15,9 +15,8 @@ import numpy as np
 
 from scan_tf import machine
 from scan_tf.data.decoding import Budget, Limits, decode
-from scan_tf.errors import DataError, MissingDataError
+from scan_tf.errors import DataError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
 # Arrays above this size in bytes go to a file that the system pages in and out.
 MEMORY_LIMIT = 2 * 2**30
 # Files that a message names.
@@ -29,47 +28,28 @@ def allocate(count: int, size: int) -> np.ndarray:
     """An uninitialised uint8 [count, size, size, 3], in memory or, above 2 GiB, memory-mapped.
 
     The file is a temporary one without a name (TMPDIR says where); it goes away with the array.
-    """
-    shape = (count, size, size, 3)
-    if count * size * size * 3 <= MEMORY_LIMIT:
-        return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
-
-
-def list_images(paths: Iterable[str | Path]) -> list[Path]:
-    """All image files among `paths`, folders searched with their sub-folders, sorted, once each.
-
-    A file is an image by its extension, in upper or lower case; hidden files and folders are left
-    out, links to folders are followed. A file that is named itself is taken whatever its extension.
 
     Raises:
-        MissingDataError: a path does not exist.
+        DataError: there is no room for the file.
     """
-    found: set[Path] = set()
-    for path in map(Path, paths):
-        if not path.exists():
-            raise MissingDataError(f"{path}: no such file or folder.")
-        found.update(_walk(path) if path.is_dir() else [path])
-    return sorted(found)
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    visited: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        # A link to a folder above would be followed for ever.
-        if (real := os.path.realpath(folder)) in visited:
-            subfolders.clear()
-            continue
-        visited.add(real)
-        subfolders[:] = sorted(s for s in subfolders if s[0] != ".")
-        for file in files:
-            if file[0] != "." and os.path.splitext(file)[1].lower() in SUFFIXES:
-                yield Path(folder, file)
+    shape = (count, size, size, 3)
+    if (needed := count * size * size * 3) <= MEMORY_LIMIT:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:
+        try:
+            # Of a file with holes the system would kill the program at the first full page.
+            os.posix_fallocate(file.fileno(), 0, needed)
+        except OSError as error:
+            raise DataError(
+                f"{tempfile.gettempdir()}: {count:,} images of {size} pixels take "
+                f"{needed / 2**20:,.0f} MiB there ({error.strerror}). Make room, let TMPDIR name "
+                "another folder, or lower data.image_size."
+            ) from error
+        return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read a JPEG, PNG, WebP, BMP or GIF (first frame) as uint8 [H, W, 3], upright.
+    """Read an image of one of SUFFIXES (of several frames the first) as uint8 [H, W, 3], upright.
 
     The EXIF orientation is honoured (and an unreadable EXIF block ignored), what is transparent
     becomes white, CMYK and gray become RGB, and 16 bits are scaled to 8: from 0..4095 where no

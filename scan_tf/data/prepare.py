@@ -8,13 +8,16 @@ replaced. A name that tensorflow-datasets does not know gets a builder made from
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scan_tf.data.images import list_images, read_image, resize_and_crop
+from scan_tf import machine
+from scan_tf.data.images import read_image, resize_and_crop
+from scan_tf.data.listing import list_images
 from scan_tf.data.sets import cifar10, cifar20, stl10
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 from scan_tf.schema import did_you_mean
@@ -28,9 +31,16 @@ LABELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 # Splits of tensorflow-datasets and the folder names they may have.
 _FOLDERS = {"train": ("train",), "test": ("test",), "unlabelled": ("unlabelled", "unlabeled")}
 _COARSE_FILE = "fine_to_coarse.json"
+_log = logging.getLogger(__name__)
 
 
-def prepare(source: str | Path, name: str, data_dir: str | Path | None = None) -> Path:
+def prepare(
+    source: str | Path,
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    skip_unreadable: bool = False,
+) -> Path:
     """Write the data set `name` of tensorflow-datasets from a folder of images.
 
     The images are `source/train/CLASS/*` and, optionally, `source/test/CLASS/*`; stl10 may also
@@ -43,14 +53,15 @@ def prepare(source: str | Path, name: str, data_dir: str | Path | None = None) -
         name: cifar10, cifar100, stl10, or a name that tensorflow-datasets does not know, whose
             labels are then the names of the class folders.
         data_dir: data directory of tensorflow-datasets; None: its default.
+        skip_unreadable: leave out images that cannot be read, and list them, instead of refusing.
 
     Returns:
         The directory that holds the data set now.
 
     Raises:
         ConfigError: the name cannot be used.
-        DataError: the folder is not laid out as described, an image cannot be read, or the data
-            set is there already.
+        DataError: the folder is not laid out as described, images cannot be read (all of them are
+            listed), or the data set is there already.
         MissingDataError: `source` does not exist.
     """
     import tensorflow_datasets as tfds
@@ -73,8 +84,10 @@ def prepare(source: str | Path, name: str, data_dir: str | Path | None = None) -
     coarse = _read_coarse(source) if "coarse_label" in features else {}
     _check_classes(splits, tuple(features["label"].names))
 
+    files = _readable(splits, skip_unreadable)
+
     def split_generators(_: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        return {s: _examples(s, folder, features, coarse) for s, folder in splits.items()}
+        return {s: _examples(s, folder, files[s], features, coarse) for s, folder in splits.items()}
 
     # Replaced on the object, not in a subclass: dataset_info.json then names the real builder.
     builder._split_generators = split_generators
@@ -125,12 +138,37 @@ def _class_of(path: Path, folder: Path) -> str | None:
     return first if rest else None
 
 
+def _readable(splits: Mapping[str, Path], skip: bool) -> dict[str, list[Path]]:
+    """The images of every split. Refuses, or with `skip` leaves out, what cannot be read."""
+
+    def problem(path: Path) -> DataError | None:
+        try:
+            read_image(path)
+        except DataError as error:
+            return error
+        return None
+
+    files = {split: list_images([folder]) for split, folder in splits.items()}
+    with machine.threads() as pool:
+        problems = {split: list(pool.map(problem, paths)) for split, paths in files.items()}
+    bad = [str(error) for found in problems.values() for error in found if error is not None]
+    if bad:
+        text = "\n  ".join([f"{len(bad)} images cannot be read:", *bad])
+        if not skip:
+            raise DataError(f"{text}\nRemove them, or add --skip-unreadable.")
+        _log.warning("%s\nThey are left out.", text)
+    return {
+        split: [p for p, error in zip(paths, problems[split], strict=True) if error is None]
+        for split, paths in files.items()
+    }
+
+
 def _examples(
-    split: str, folder: Path, features: Any, coarse: Mapping[str, str]
+    split: str, folder: Path, files: list[Path], features: Any, coarse: Mapping[str, str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(key, example) of every image of a split, as the features of the builder ask."""
     height, *_ = features["image"].shape
-    for index, path in enumerate(list_images([folder])):
+    for index, path in enumerate(files):
         image = read_image(path)
         if height is not None and image.shape != tuple(features["image"].shape):
             image = resize_and_crop(image, height).numpy()

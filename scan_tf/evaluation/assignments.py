@@ -6,16 +6,37 @@ import csv
 import dataclasses
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scan_tf.data.image_set import ImageSet
+from scan_tf.errors import DataError
 from scan_tf.evaluation import metrics
 from scan_tf.evaluation.text import cell
-from scan_tf.files import write_npz, write_text
+from scan_tf.files import atomic, write_npz, write_text
+
+FILE = "assignments.csv"
+COLUMNS = ("path", "cluster", "name", "confidence")
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """A row of `assignments.csv`: what an image was given.
+
+    Attributes:
+        path: of the image, to the folder of the images where it lies in one.
+        cluster: the most probable one.
+        name: of the cluster, "" where it has none.
+        confidence: the probability of the cluster, 0..1.
+    """
+
+    path: str
+    cluster: int
+    name: str
+    confidence: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +50,7 @@ class Clustering:
         features: float32 [N,D] of its backbone.
         result: what its record says, which goes into the report.
         teaches: whether its confident predictions are what self-labelling learns from.
+        names: of its C clusters, "" for one without; empty where none has one.
     """
 
     name: str
@@ -37,6 +59,7 @@ class Clustering:
     features: np.ndarray
     result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     teaches: bool = False
+    names: Sequence[str] = ()
 
     @property
     def clusters(self) -> np.ndarray:
@@ -51,10 +74,10 @@ class Clustering:
 
 def write(
     folder: Path, images: ImageSet, root: Path | None, clusterings: Sequence[Clustering]
-) -> None:
+) -> list[Assignment]:
     """`assignments.npz`: what each image was given, by stage; `assignments.csv`: by the last one.
 
-    An image that came from no file has its row in the set for a path. No cluster has a name yet.
+    An image that came from no file has its row in the set for a path. Returns the rows.
     """
     arrays: dict[str, np.ndarray] = {}
     for clustering in clusterings:
@@ -64,13 +87,47 @@ def write(
     paths: Sequence[object] = images.paths or range(len(images))
     if images.paths and root is not None:
         paths = [os.path.relpath(path, root) for path in images.paths]
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("path", "cluster", "name", "confidence"))
     last = clusterings[-1]
-    for path, cluster, confidence in zip(paths, last.clusters, last.confidence, strict=True):
-        rows.writerow((path, cluster, "", f"{confidence:.6f}"))
-    write_text(folder / "assignments.csv", text.getvalue())
+    names = last.names or [""] * last.probs.shape[1]
+    rows = [
+        Assignment(str(path), cluster, names[cluster], confidence)
+        for path, cluster, confidence in zip(
+            paths, last.clusters.tolist(), last.confidence.tolist(), strict=True
+        )
+    ]
+    _write_rows(folder / FILE, rows)
+    return rows
+
+
+def read(path: Path) -> list[Assignment]:
+    """The rows of an `assignments.csv`. Raises DataError where it is damaged."""
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            header, *rows = csv.reader(file)
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"expected the columns {', '.join(COLUMNS)}, got {header}")
+        return [Assignment(p, int(c), name, float(x)) for p, c, name, x in rows]
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path}: missing or damaged ({error}). Make it anew: --redo evaluate."
+        ) from error
+
+
+def rename(path: Path, names: Sequence[str]) -> None:
+    """Give the clusters of an `assignments.csv` other names; raises as `read`."""
+    rows = read(path)
+    _write_rows(path, (dataclasses.replace(row, name=names[row.cluster]) for row in rows))
+
+
+def _write_rows(path: Path, rows: Iterable[Assignment]) -> None:
+    # Names of files need not be valid UTF-8: their bytes go out as they came in.
+    with (
+        atomic(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows((r.path, r.cluster, r.name, f"{r.confidence:.6f}") for r in rows)
 
 
 def write_mappings(

@@ -41,6 +41,7 @@ _CAPTIONS = ("Typical", "Most confident", "Least confident", "Borderline")
 _WHOLE = "All, the most confident first"
 
 _Picture = tuple[int, str, str]
+_Groups = Sequence[tuple[str, np.ndarray]]
 
 
 def write(path: Path, data: PageData, *, seed: int = 0) -> None:
@@ -80,7 +81,10 @@ class _Page:
             )
         )
         self.twins = list(self._twins())
-        single = np.concatenate([g.rows for g in self.galleries] + [r for _, r in self.twins])
+        far = np.empty(0, np.int64) if data.outliers is None else data.outliers
+        self.strange = [(f"{len(far):,}, the farthest first", far[:_TWINS])] if len(far) else []
+        shown = [rows for _, rows in (*self.twins, *self.strange)]
+        single = np.concatenate([g.rows for g in self.galleries] + shown)
         self.rows = self._shown(single, seed)
         self.place = np.full(len(data.clusters), -1, np.int64)
         self.place[self.rows] = np.arange(len(self.rows))
@@ -131,8 +135,11 @@ class _Page:
                 section("galleries", "Images of every cluster", self._galleries(sure, classes),
                         "Typical: nearest to the middle of the cluster. Borderline: this cluster "
                         "and another are nearly level, on either side of the border."),
-                section("duplicates", "Duplicates", sections.twins(self._pictures_of_twins()),
-                        self._twins_note()),
+                section("outliers", "Unlike the others",
+                        sections.twins(self._pictures_of(self.strange)),
+                        "Far from all images that were learned from; outliers.csv lists them all."),
+                section("duplicates", "Duplicates",
+                        sections.twins(self._pictures_of(self.twins)), self._twins_note()),
                 section("confidence", "Confidence", sections.trust(data.confidence, data.scores)),
                 section("scores", "Scores", sections.scores(data.scores)),
                 section("confusion", "Confusion",
@@ -222,8 +229,8 @@ class _Page:
         for pair, cosine in zip(found.pairs[:_TWINS], found.similarity, strict=False):
             yield f"similarity {cosine:.4f}", pair
 
-    def _pictures_of_twins(self) -> Iterator[tuple[str, list[_Picture]]]:
-        for said, rows in self.twins:
+    def _pictures_of(self, groups: _Groups) -> Iterator[tuple[str, list[_Picture]]]:
+        for said, rows in groups:
             yield said, self._pictures(rows)
 
     def _twins_note(self) -> str:

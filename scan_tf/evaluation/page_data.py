@@ -57,6 +57,7 @@ class PageData:
         warnings: sentences.
         skipped: files that could not be read.
         duplicates: rows into the N images.
+        outliers: rows of images that are unlike all others, the farthest first.
     """
 
     title: str
@@ -80,6 +81,7 @@ class PageData:
     warnings: Sequence[str] = ()
     skipped: Sequence[str] = ()
     duplicates: Duplicates | None = None
+    outliers: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit together. Raises DataError, naming the part."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from scan_tf.evaluation import abstention
+
 # A mean confidence below this says that the clusters do not part the images clearly.
 _UNSURE = 0.6
 # A cluster this many times an equal share is large, and below one over it small.
@@ -55,6 +57,7 @@ def remarks(
     skipped: int = 0,
     exact_duplicates: int = 0,
     backbone: Mapping[str, Any] | None = None,
+    abstain: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Sentences, the gravest first; none where nothing stands out.
 
@@ -67,6 +70,7 @@ def remarks(
         exact_duplicates: images whose pixels are those of another one before them.
         backbone: where pretrained features come from: `name`, `trained`, and `labels`, whether
             human labels were used, None: not known.
+        abstain: how many are none of the kinds, see `abstention.summary`; None: unknown.
     """
     count, found = len(clusters), []
     sizes = np.bincount(clusters, minlength=num_clusters)
@@ -116,6 +120,8 @@ def remarks(
             f"{exact_duplicates:,} {'image is' if is_one else 'images are'} the same, pixel by "
             f"pixel, as {'another' if is_one else 'others'}."
         )
+    if abstain is not None and abstain["unsure"] + abstain["unlike"]:
+        found.append(f"None of these kinds: {abstention.sentence(abstain)}.")
     if skipped:
         files = "file" if skipped == 1 else "files"
         found.append(f"{skipped:,} {files} could not be read and took no part; they are listed.")

@@ -15,10 +15,11 @@ import numpy as np
 
 from scan_tf.config import EvaluateConfig
 from scan_tf.data.image_set import ImageSet
-from scan_tf.evaluation import assignments, calibration, charts, metrics, pictures
+from scan_tf.evaluation import abstention, assignments, calibration, charts, metrics, pictures
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.remarks import remarks
 from scan_tf.evaluation.text import percent
+from scan_tf.features.outliers import Reference
 from scan_tf.files import write_text
 
 _SHEET_IMAGES = 36
@@ -52,6 +53,8 @@ class Report(TypedDict):
     selflabel: dict[str, Any] | None
     # What somebody who looks at the clustering should be warned of, in sentences.
     warnings: list[str]
+    # When the last clustering says "none of these", see `abstention.summary`; None: never.
+    abstain: dict[str, Any] | None
     # Seconds of every stage before this one; None where it was not run.
     wall_time_s: dict[str, float | None]
 
@@ -66,6 +69,7 @@ def write(
     curves: Mapping[str, Sequence[Mapping[str, Any]]],
     points: np.ndarray,
     root: Path | None = None,
+    compared: tuple[Reference, np.ndarray] | None = None,
 ) -> Report:
     """Score the clusterings, and write `report.json`, tables and pictures.
 
@@ -78,6 +82,8 @@ def write(
         curves: rows of the metrics of each stage that trained, for the pictures.
         points: float32 [N,2], the images in the plane; see `map2d.layout`.
         root: the folder of the images, to which their paths are given.
+        compared: the images of the last clustering with those that were learned from, and the
+            distance float32 [N] of each; None: nothing is said of outliers.
 
     Returns:
         The report.
@@ -85,14 +91,18 @@ def write(
     report = report.copy()
     scores = {c.name: _scores(images, c, seed=report["seed"]) for c in clusterings}
     report.update(scores)  # type: ignore[typeddict-item]
+    rows = assignments.write(folder, images, root, clusterings)
     last, skipped = clusterings[-1], len(images.skipped)
+    if compared is not None:
+        reference, distance = compared
+        report["abstain"] = _abstain(images, last, scores[last.name], config.abstain, compared)
+        abstention.write_outliers(folder, rows, distance, reference.far)
     seen = {"num_clusters": last.probs.shape[1], "skipped": skipped}
     report["warnings"] = [
         *report.get("warnings", []),
         *remarks(last.clusters, last.confidence, **seen),
     ]
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    assignments.write(folder, images, root, clusterings)
     assignments.write_mappings(folder, images, clusterings, scores, formulas=config.formulas)
     if config.pictures:
         _draw_charts(folder, clusterings, scores, report["pretext"])
@@ -133,6 +143,8 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
             f"no labels, so no accuracy; mean confidence {last['mean_confidence']:.3f}, "
             f"clusters of {sizes[0]} to {sizes[-1]} images"
         )
+    if report.get("abstain"):
+        lines.append(f"none of these: {abstention.sentence(report['abstain'] or {})}")
     lines += [f"warning: {sentence}" for sentence in report.get("warnings", [])]
     return "\n".join(lines)
 
@@ -160,9 +172,7 @@ def _scores(images: ImageSet, clustering: Clustering, *, seed: int) -> dict[str,
         probs=clustering.probs,
     )
     scores |= metrics.without_labels(clustering.probs, clustering.features, seed=seed)
-    correct = None
-    if images.labels is not None:
-        correct = metrics.to_classes(clusters, scores["mapping"]) == images.labels
+    correct = _correct(images, clustering, scores)
     scores["calibration"] = calibration.calibration(confidence, correct)
     scores |= calibration.coverage(confidence, correct)
     if clustering.teaches:
@@ -170,6 +180,34 @@ def _scores(images: ImageSet, clustering: Clustering, *, seed: int) -> dict[str,
             confidence, clusters, correct, num_clusters=count
         )
     return {**scores, **clustering.result}
+
+
+def _correct(
+    images: ImageSet, clustering: Clustering, scores: Mapping[str, Any]
+) -> np.ndarray | None:
+    """Which images are right, bool [N]; None without labels."""
+    if images.labels is None:
+        return None
+    return np.asarray(metrics.to_classes(clustering.clusters, scores["mapping"]) == images.labels)
+
+
+def _abstain(
+    images: ImageSet,
+    clustering: Clustering,
+    scores: Mapping[str, Any],
+    wanted: float | None,
+    compared: tuple[Reference, np.ndarray],
+) -> dict[str, Any]:
+    """When the clustering says "none of these", and what that leaves."""
+    below, how = abstention.threshold(scores["coverage"], wanted)
+    return abstention.summary(
+        clustering.confidence,
+        compared[1],
+        _correct(images, clustering, scores),
+        below=below,
+        how=how,
+        far=compared[0].far,
+    )
 
 
 def _draw_charts(
@@ -217,6 +255,11 @@ def _draw(
     """Pictures of the clusters of one clustering; `some`: rows of the images on the map."""
     clusters, confidence = clustering.clusters, clustering.confidence
     names, mapping = _cluster_names(images, clusters, clustering.probs.shape[1])
+    given = clustering.names or [""] * len(names)
+    names = [
+        f"{c}: {own}" if own else name
+        for c, (own, name) in enumerate(zip(given, names, strict=True))
+    ]
     sizes = np.bincount(clusters, minlength=len(names))
     charts.cluster_sizes(folder / "cluster_sizes.png", sizes, names)
     charts.confidence_histogram(folder / "confidence.png", confidence)

@@ -37,6 +37,8 @@ def write(
     cluster_names: Sequence[str] | None = None,
     backbone: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    abstain: Mapping[str, Any] | None = None,
+    outliers: np.ndarray | None = None,
 ) -> None:
     """Write the page about a clustering.
 
@@ -56,6 +58,8 @@ def write(
         cluster_names: C names, "" for a cluster without one.
         backbone: where pretrained features come from, as for `remarks`; None: they were learned.
         notes: sentences to warn of, beside those that the assignments tell.
+        abstain: how many images are none of the kinds, see `abstention.summary`.
+        outliers: rows of those that are unlike all others, the farthest first.
     """
     paths = [*(images.paths or ()), *images.skipped]
     below = _below(paths)
@@ -93,10 +97,12 @@ def write(
                     skipped=len(images.skipped),
                     exact_duplicates=found.surplus,
                     backbone=backbone,
+                    abstain=abstain,
                 ),
             ],
             skipped=below[len(paths) - len(images.skipped) :],
             duplicates=found,
+            outliers=outliers,
         ),
         seed=seed,
     )

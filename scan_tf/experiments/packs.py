@@ -39,6 +39,8 @@ _TEXTS = (
     "scan/heads/metrics.jsonl",
     "scan/best.json",
     "eval/report.json",
+    "eval/reference.npz",
+    "names.yaml",
     "status/*.json",
     "status/images.npz",
 )

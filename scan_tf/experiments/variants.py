@@ -43,6 +43,9 @@ class Variant(Run):
         stages: those that it has of its own.
     """
 
+    # One of many; whoever wants more of it can run it alone.
+    keeps_embeddings = False
+
     def __init__(
         self,
         settings: config.Config,
@@ -103,7 +106,7 @@ def parse(overrides: Iterable[str]) -> tuple[list[str], dict[str, Any], dict[str
     axes: dict[str, list[Any]] = {}
     for text in overrides:
         key, raw = config.split_override(text)
-        values = _values(text, raw)
+        values = [raw] if key == "data.path" else _values(text, raw)
         fixed.pop(key, None)
         axes.pop(key, None)
         if len(values) > 1:

@@ -17,11 +17,11 @@ from scan_tf.pipeline.run_dir import Run
 
 def new_backbone(run: Run) -> Backbone:
     """The backbone of the config, with initial weights or, where the pretext brings it, its own."""
-    config, images = run.config, run.train_images
+    config, images = run.config, run.facts
     method = catalog.method_class("pretext", config.pretext.name)
-    how: dict[str, Any] = {"image_size": images.image_size, "dtype": run.device.dtype}
+    how: dict[str, Any] = {"image_size": images.size, "dtype": run.device.dtype}
     how |= {"mean": images.mean, "std": images.std}
-    brought = method.bring_backbone(config.pretext, config.model, num_images=len(images), **how)
+    brought = method.bring_backbone(config.pretext, config.model, num_images=images.count, **how)
     return brought or backbone.build(config.model, **how)
 
 

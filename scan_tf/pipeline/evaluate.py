@@ -7,6 +7,7 @@ one (its clustering came from elsewhere), and `note` says so.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,16 @@ from scan_tf.features.embedding import head_probs
 from scan_tf.features.map2d import layout
 from scan_tf.files import read_metrics
 from scan_tf.methods.task import Pretext
-from scan_tf.pipeline import build, features, neighbors, result_page
+from scan_tf.pipeline import (
+    build,
+    doubt,
+    embeddings,
+    features,
+    names,
+    neighbors,
+    reference,
+    result_page,
+)
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, labels
 
@@ -41,11 +51,17 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
     """
     split = split or evaluated_split(run)
     images = images_of(run, split)
+    given = names.read(run)
     clusterings = [_clustering(run, stage, images) for stage in run.clusterings()]
+    clusterings[-1] = dataclasses.replace(
+        clusterings[-1], names=names.listed(given, run.num_clusters)
+    )
     # Where the clustering was imported there is no pretext.
     pretext = build.trained_pretext(run) if run.is_done("pretext") else None
     folder, last = folder_of(run, split), clusterings[-1]
     points = layout(last.features, run.config.seed, run.config.evaluate.map_points)
+    compared = reference.compare(run, last.name, images, last.features)
+    distance = None if compared is None else compared[1]
     found = report.write(
         folder,
         images,
@@ -55,8 +71,12 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
         root=None if run.config.data.path is None else Path(run.config.data.path),
         curves={s: read_metrics(run.sealed(s, "metrics.jsonl")) for s in STAGES},
         points=points,
+        compared=compared,
     )
-    result_page.write(run, images, last, points, folder)
+    if run.keeps_embeddings:
+        embeddings.store(folder, images, last, points, distance)
+    doubt.store(folder, compared, found["abstain"])
+    result_page.write(run, images, last, points, folder, distance=distance)
     print(report.table(found, labels()))
     return {"split": split}
 
@@ -132,6 +152,7 @@ def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
         "scan": None,
         "selflabel": None,
         "warnings": list(records["scan"].result.get("warnings", [])),
+        "abstain": None,
         "wall_time_s": {s: r.wall_time_s if r.has_begun else None for s, r in records.items()},
     }
 

@@ -22,7 +22,8 @@ from scan_tf import lazy, reading
 from scan_tf.config import Config
 from scan_tf.data.arrays import checked, from_array, square
 from scan_tf.data.image_set import ImageSet
-from scan_tf.data.images import fitter, list_images, read_image
+from scan_tf.data.images import fitter, read_image
+from scan_tf.data.listing import list_images
 from scan_tf.data.sets.array import labels_of
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.pipeline import sizes

@@ -10,7 +10,7 @@ import numpy as np
 
 from scan_tf import config
 from scan_tf.data.image_set import ImageSet
-from scan_tf.evaluation import report_page
+from scan_tf.evaluation import abstention, report_page
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.page_data import StageFacts
 from scan_tf.features import neighbors
@@ -27,7 +27,13 @@ _BASELINES = {
 
 
 def write(
-    run: Run, images: ImageSet, clustering: Clustering, points: np.ndarray, folder: Path
+    run: Run,
+    images: ImageSet,
+    clustering: Clustering,
+    points: np.ndarray,
+    folder: Path,
+    *,
+    distance: np.ndarray | None,
 ) -> None:
     """Write `report.html` beside `report.json`.
 
@@ -37,8 +43,12 @@ def write(
         clustering: the last one of them.
         points: float32 [N,2], the images in the plane.
         folder: of the evaluation, with its `report.json`.
+        distance: float32 [N] from the images that were learned from; None: unknown.
     """
     found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    abstain, outliers = found.get("abstain"), None
+    if abstain is not None and distance is not None:
+        outliers = abstention.outliers(distance, abstain["far"])
     scored = _BASELINES | labels()
     mined = None
     if images.split == "train" and run.is_done("neighbors"):
@@ -60,6 +70,9 @@ def write(
         mined=mined,
         backbone=found["backbone"],
         notes=run.record("scan").result.get("warnings", ()),
+        cluster_names=clustering.names or None,
+        abstain=abstain,
+        outliers=outliers,
     )
 
 

@@ -24,14 +24,17 @@ from scan_tf import config as settings
 from scan_tf.data import sources
 from scan_tf.data.image_set import ImageSet, Split
 from scan_tf.errors import ConfigError, StageError
+from scan_tf.pipeline import image_facts, seen_images
 from scan_tf.pipeline import record as records
-from scan_tf.pipeline import seen_images
+from scan_tf.pipeline.image_facts import ImageFacts
 from scan_tf.pipeline.record import Record
 from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, TRAINED, since, up_to
 from scan_tf.schema import Section
 
 # Of the runtime section only these change the numbers.
 _NUMERIC_RUNTIME = ("dtype", "jit_compile")
+# Settings that say where images are and how they are checked, not what they are.
+_WHERE = ("data.path", "data.strict")
 
 
 class Run:
@@ -43,9 +46,11 @@ class Run:
 
     Attributes:
         finish: a stage that is to end with what it has learnt so far; None: none.
+        keeps_embeddings: whether an evaluation leaves the features of all images on the disk.
     """
 
     finish: str | None = None
+    keeps_embeddings = True
 
     def __init__(self, settings: config.Config, root: Path):
         self.config = settings
@@ -135,23 +140,17 @@ class Run:
         return images
 
     @property
+    def facts(self) -> ImageFacts:
+        """Of the training images; where they are not read yet, as the pretext has seen them."""
+        known = self.record(TRAINED[0]).result.get("images")
+        if known and "train" not in self._images:
+            return ImageFacts.from_dict(known)
+        return ImageFacts.of(self.train_images)
+
+    @property
     def num_clusters(self) -> int:
         """`scan.num_clusters`, or else the number of classes, where it is known."""
-        wanted = self.config.scan.num_clusters
-        known = self.train_images.num_classes
-        if wanted is None and known is None:
-            raise StageError(
-                "scan.num_clusters: must be set, because the images have no labels to take the "
-                "number of classes from. Try about as many as the kinds that you expect."
-            )
-        count = int(wanted or known or 0)
-        if not 2 <= count <= len(self.train_images):
-            source = "scan.num_clusters" if wanted else "the number of classes"
-            raise StageError(
-                f"{source}: is {count}, expected 2 to {len(self.train_images)}, the number of "
-                "training images."
-            )
-        return count
+        return image_facts.num_clusters(self.config.scan.num_clusters, self.facts)
 
     def inference(self, progress: str | None) -> dict[str, Any]:
         """Options of `embedding.embed`; `progress` is the name of the bar."""
@@ -233,6 +232,8 @@ class Run:
         if stage not in OUTPUTS:
             for name in OUTPUTS:
                 records.path_of(self.root, name).unlink(missing_ok=True)
+        if stage == TRAINED[0] and self._images.get("train") is not None:
+            result["images"] = dataclasses.asdict(ImageFacts.of(self.train_images))
         write("done")
 
     def redo(self, stage: str) -> None:
@@ -306,7 +307,11 @@ class Run:
     def changed(self, stage: str) -> list[tuple[str, Any, Any]]:
         """The settings of a stage that differ from its record: there, and here."""
         there, here = self.record(stage).config, self.read_by(stage)
-        return list(records.differences(there, here, self.defaults()))
+        found = list(records.differences(there, here, self.defaults()))
+        # Images that are known are compared themselves when they are read.
+        if any(key in _WHERE for key, _, _ in found) and "train" in seen_images.known(self.root):
+            found = [row for row in found if row[0] not in _WHERE]
+        return found
 
     def _made_of(self, stage: str) -> dict[str, str]:
         """The digests of what the stages before have left for it."""

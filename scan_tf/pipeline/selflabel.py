@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from scan_tf.errors import NothingLearned
 from scan_tf.files import read_metrics
 from scan_tf.models.weights import save_weights
 from scan_tf.pipeline import build, learning
@@ -16,7 +17,11 @@ def run(run: Run) -> dict[str, Any]:
     config, images, folder = run.config.selflabel, run.train_images, run.folder("selflabel")
     task = build.new_selflabel(run, *build.trained_clusters(run, "scan"))
     loader = learning.new_loader(run, "selflabel", images, task)
-    learning.train(run, config, folder, task, loader)
+    try:
+        learning.train(run, config, folder, task, loader)
+    except NothingLearned:
+        task.account(read_metrics(folder / "metrics.jsonl"))  # which says why, and what to do
+        raise
     task.finish()
     save_weights(folder / "weights.npz", task.networks)
     return task.account(read_metrics(folder / "metrics.jsonl"))

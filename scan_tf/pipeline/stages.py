@@ -10,7 +10,7 @@ import keras
 
 from scan_tf.augment import host, policies
 from scan_tf.config import Config
-from scan_tf.errors import ConfigError
+from scan_tf.errors import ConfigError, NothingLearned, WithoutSelfLabel
 from scan_tf.features import approximate
 from scan_tf.pipeline import evaluate, features, savedmodel, sizes, status, summary
 from scan_tf.pipeline.run_dir import Run
@@ -68,12 +68,25 @@ def check(run: Run) -> None:
 
 
 def run_all(run: Run) -> None:
-    """Run every stage that is not done yet, after `begin`; raises as `run` does."""
+    """Run every stage that is not done yet, after `begin`; raises as `run` does.
+
+    Raises:
+        WithoutSelfLabel: nothing could be learned by self-labelling; all else is done.
+    """
+    left_out = None
     for stage in STAGES:
         if stage == "export" and not features.has_network(run.config):
             print("export: left out: the features come from a file, there is no network to export.")
-        else:
+            continue
+        try:
             run_stage(run, stage)
+        except NothingLearned as error:
+            left_out = error
+            print(f"  {error}\n  The run goes on with the clustering before it.")
+    if left_out is not None:
+        raise WithoutSelfLabel(
+            f"{left_out}\nReport and SavedModel, in {run.root}, are those of the clustering before."
+        )
 
 
 def run_stage(run: Run, stage: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from scan_tf import machine
+from scan_tf.data import quality
 from scan_tf.data.image_set import ImageSet
 from scan_tf.pipeline import plan, sizes
 from scan_tf.pipeline.run_dir import Run
@@ -15,7 +16,7 @@ _CLASSES = 20
 
 
 def lines(run: Run, evaluated: ImageSet) -> Iterator[str]:
-    """The splits with their images and classes, what is left out, where labels come from; steps."""
+    """The splits with their classes, what is left out or odd, where labels come from; steps."""
     train, size = run.train_images, run.train_images.image_size
     yield f"{train.name}: images of {size} x {size} pixels, {run.num_clusters} clusters"
     pretext = run.pretext_images
@@ -27,6 +28,9 @@ def lines(run: Run, evaluated: ImageSet) -> Iterator[str]:
         yield f"  {images.split}: {len(images):,} images{_classes(images)}{scored}"
         if images.skipped:
             yield f"  {images.split}: {len(images.skipped):,} files left out, which cannot be read"
+    if train.paths is not None:
+        for line in quality.look(train.images).lines(train.paths):
+            yield f"  {line}"
     if train.labels is None:
         yield "  no labels: scores that compare with them are left out"
     elif train.paths is not None:

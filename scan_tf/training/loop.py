@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from scan_tf import files, signals
 from scan_tf.config import RuntimeConfig, TrainConfig
-from scan_tf.errors import Diverged, Interrupted, TrainingError
+from scan_tf.errors import Diverged, Interrupted, NothingLearned, TrainingError
 from scan_tf.files import read_metrics
 from scan_tf.machine import Device
 from scan_tf.methods.task import Task
@@ -149,6 +149,7 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the state has been saved.
             Diverged: the loss or a variable is not finite.
             TrainingError: there is no whole epoch to finish with.
+            NothingLearned: every step of the first epoch was skipped.
             StageError: the checkpoint is damaged, or belongs to something else.
         """
         start = self._restore()
@@ -181,6 +182,8 @@ class Trainer:
                         row |= self.hook(epoch)
                     self._write(row, writer)
                     progress.log(row)
+                    if position == 0 and "skipped" in row and not int(self.optimizer.updates):
+                        raise NothingLearned(f"{self.directory}: no step of the epoch was taken.")
                 due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
                 if due or deferred.received or step == self.total_steps:
                     self._save(step)

@@ -13,7 +13,7 @@ from typing import Any
 
 from scan_tf import models
 from scan_tf.config import SelfLabelConfig
-from scan_tf.errors import TrainingError
+from scan_tf.errors import NothingLearned
 from scan_tf.lazy import tf
 from scan_tf.methods.losses import confident_cross_entropy
 from scan_tf.methods.task import Batch, SelfLabel, View
@@ -79,10 +79,10 @@ class Method(SelfLabel):
         """How many samples were confident, and whether the stage was still improving at its end."""
         confident = [row["confident"] for row in rows]
         if max(confident) == 0:
-            raise TrainingError(
+            raise NothingLearned(
                 f"selflabel.threshold: no image was ever more confident than "
-                f"{self.config.threshold}. Lower it (and use --redo selflabel), or train the scan "
-                "stage for longer."
+                f"{self.config.threshold}, so that there is no label to learn from. Lower it, or "
+                "train the scan stage for longer."
             )
         tail = max(1, len(confident) // 5)
         before = confident[-2 * tail : -tail] or confident
