@@ -23,7 +23,8 @@ _SHOWN = 3
 def digests(images: ImageSet) -> np.ndarray:
     """A digest of every image's pixels, uint64 [N]."""
     found = np.empty(len(images), np.uint64)
-    for row, image in enumerate(images.images):
+    for row in range(len(images)):
+        image = images.images[row]
         content = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest()
         found[row] = int.from_bytes(content, "little")
     return found

@@ -127,8 +127,9 @@ class Loader:
 
         @functools.cache  # views that look in the same way share a compiled policy
         def policy(name: str, size: int, options: tuple[tuple[str, float], ...]) -> policies.Policy:
-            how = {"size": size, "mean": images.mean, **dict(options)}
-            return compiled(policies.make(name, augment_config, **how), device)
+            how = dict(options)
+            made = policies.make(name, augment_config, size=size, mean=images.mean, **how)
+            return compiled(made, device)
 
         self._policies = {
             name: policy(v.policy, v.size or size, tuple(v.options.items()))
