@@ -19,7 +19,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "scan_tf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 320
-MAX_MODULES = 10
+MAX_MODULES = 8
+# Every package may import it.
+FOOT = {"settings"}
 # They may import everything.
 ABOVE_ALL = {"scan_tf"}
 # Packages that may know a run.
@@ -61,7 +63,7 @@ def test_few_modules_lie_beside_the_packages():
 @pytest.mark.parametrize("module", sorted(set(MODULES) - ABOVE_ALL))
 def test_a_package_imports_what_the_table_allows(module):
     own = package_of(module)
-    others = {package_of(other) for other in imports_of(module)} - {own, None}
+    others = {package_of(other) for other in imports_of(module)} - {own, None} - FOOT
     allowed = TABLE[own] if own else set()
     assert others <= allowed, f"{own} may import {sorted(allowed) or 'nothing'}"
 

@@ -9,10 +9,11 @@ import sys
 import pytest
 import yaml
 
-from scan_tf import config, schema
+from scan_tf import config
 from scan_tf.errors import ConfigError
 from scan_tf.methods import catalog
 from scan_tf.methods.clustering import scan
+from scan_tf.settings import schema
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 

@@ -201,7 +201,7 @@ def test_a_new_file_is_found(monkeypatch, tmp_path):
         "import dataclasses\n"
         "from scan_tf.config import PretextConfig\n"
         "from scan_tf.methods.pretext.rotnet import Method\n"
-        "from scan_tf.schema import setting\n"
+        "from scan_tf.settings.schema import setting\n"
         "@dataclasses.dataclass(frozen=True)\n"
         "class Config(PretextConfig):\n"
         "    name: str = 'shuffle'\n"

@@ -8,8 +8,8 @@ import pytest
 import tiny_runs
 import yaml
 
-from scan_tf import reading
 from scan_tf.cli import main
+from scan_tf.settings import reading
 
 # What makes a run of the recipe a matter of seconds.
 SHORT = [

@@ -12,11 +12,12 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scan_tf import config, reading, schema
+from scan_tf import config
 from scan_tf.cli import arguments
 from scan_tf.cli.program import main
 from scan_tf.errors import ConfigError
 from scan_tf.experiments import variants
+from scan_tf.settings import reading, schema
 
 # `make fuzz` sets it.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from tiny_runs import scan_tf
 
-from scan_tf import lazy, reading
+from scan_tf import lazy
 from scan_tf.data import sources
 from scan_tf.errors import ConfigError
+from scan_tf.settings import reading
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -21,7 +21,7 @@ from scan_tf.augment.ops import STRONG_OPS
 from scan_tf.augment.policies import Mean
 from scan_tf.config import AugmentConfig
 from scan_tf.errors import ConfigError, DataError
-from scan_tf.schema import did_you_mean
+from scan_tf.settings.schema import did_you_mean
 
 # Albumentations asks the network for a newer version of itself unless told not to before import.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

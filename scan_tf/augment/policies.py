@@ -18,7 +18,7 @@ import tensorflow as tf
 from scan_tf.augment import color, geometry, ops
 from scan_tf.config import AugmentConfig
 from scan_tf.errors import ConfigError
-from scan_tf.schema import did_you_mean
+from scan_tf.settings.schema import did_you_mean
 
 Policy = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Mean = tuple[float, float, float]

@@ -83,7 +83,7 @@ def _take_folder(arguments: argparse.Namespace) -> Path | None:
         MissingDataError: it is not there.
         ConfigError: there are two, or a config that is not for folders.
     """
-    from scan_tf import reading
+    from scan_tf.settings import reading
 
     folders = [text for text in arguments.overrides if not is_override(text)]
     if not folders:
@@ -110,7 +110,8 @@ def _take_folder(arguments: argparse.Namespace) -> Path | None:
 
 def _settings(arguments: argparse.Namespace) -> tuple[Config, Path]:
     """The config and the run directory."""
-    from scan_tf import config, reading
+    from scan_tf import config
+    from scan_tf.settings import reading
 
     root, folder = arguments.run_dir, _take_folder(arguments)
     if folder is not None and root is None:

@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
 
 
 def _configs(_: argparse.Namespace) -> None:
-    from scan_tf import reading
+    from scan_tf.settings import reading
 
     found = reading.recipes()
     width = max(map(len, found))
@@ -47,9 +47,10 @@ def _configs(_: argparse.Namespace) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> None:
-    from scan_tf import config, reading, schema
+    from scan_tf import config
     from scan_tf.cli import settings_page
     from scan_tf.cli.arguments import is_override
+    from scan_tf.settings import reading, schema
 
     if arguments.markdown:
         print(settings_page.markdown(), end="")

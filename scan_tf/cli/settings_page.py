@@ -7,10 +7,10 @@ import inspect
 import typing
 from collections.abc import Iterable, Iterator
 
-from scan_tf import schema
 from scan_tf.config import Config
 from scan_tf.methods import catalog
-from scan_tf.schema import Described
+from scan_tf.settings import schema
+from scan_tf.settings.schema import Described
 
 _TITLE = """# Settings
 

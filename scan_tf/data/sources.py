@@ -14,7 +14,7 @@ from scan_tf.config import DataConfig
 from scan_tf.data import sets
 from scan_tf.data.image_set import SPLITS, ImageSet, Split
 from scan_tf.errors import ConfigError
-from scan_tf.schema import did_you_mean
+from scan_tf.settings.schema import did_you_mean
 
 
 def available() -> list[str]:

@@ -20,7 +20,7 @@ from scan_tf.data import sources
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, Split
 from scan_tf.data.images import allocate, resize_and_crop
 from scan_tf.errors import ConfigError, DataError, MissingDataError
-from scan_tf.schema import did_you_mean
+from scan_tf.settings.schema import did_you_mean
 
 # Side for sets whose images have no common shape, when `data.image_size` is not given.
 DEFAULT_SIZE = 64

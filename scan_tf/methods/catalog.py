@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from scan_tf import schema
+from scan_tf.settings import schema
 
 Kind = Literal["pretext", "clustering", "selflabel"]
 # The section of the config that picks a method of each kind.

@@ -6,7 +6,7 @@ import dataclasses
 
 from scan_tf.config import PretextConfig
 from scan_tf.methods.task import View
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 from scan_tf.models.backbone import Provenance
 from scan_tf.models.wrapped import Wrapped
-from scan_tf.schema import did_you_mean
+from scan_tf.settings.schema import did_you_mean
 
 # What Keras's networks take where they normalise inside: pixels 0..255.
 _PIXELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}

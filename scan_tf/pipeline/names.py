@@ -13,10 +13,11 @@ from typing import Any
 
 import yaml
 
-from scan_tf import files, reading
+from scan_tf import files
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.evaluation.text import cell
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.settings import reading
 
 FILE = "names.yaml"
 # Characters of a name; it has to fit into a line and a file name.

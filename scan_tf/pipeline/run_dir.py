@@ -29,7 +29,7 @@ from scan_tf.pipeline import record as records
 from scan_tf.pipeline.image_facts import ImageFacts
 from scan_tf.pipeline.record import Record
 from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, TRAINED, since, up_to
-from scan_tf.schema import Section
+from scan_tf.settings.schema import Section
 
 # Of the runtime section only these change the numbers.
 _NUMERIC_RUNTIME = ("dtype", "jit_compile")

@@ -12,7 +12,7 @@ import numpy as np
 
 from scan_tf.config import ScanConfig
 from scan_tf.methods.task import DirectClustering
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 
 @dataclasses.dataclass(frozen=True)

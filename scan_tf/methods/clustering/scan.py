@@ -13,7 +13,7 @@ from scan_tf.config import ScanConfig
 from scan_tf.lazy import tf
 from scan_tf.methods.losses import scan_loss
 from scan_tf.methods.task import Batch, Clustering
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Literal
 
 from scan_tf.methods.pretext import simclr
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 Method = simclr.Method
 

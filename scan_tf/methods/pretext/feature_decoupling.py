@@ -18,7 +18,7 @@ from scan_tf.methods.losses import rotation_cross_entropy
 from scan_tf.methods.memory import MemoryBank
 from scan_tf.methods.pretext.rotnet import rotations
 from scan_tf.methods.task import Batch, Pretext, View
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from scan_tf.methods.losses import info_nce
 from scan_tf.methods.momentum import MomentumEncoder, grouped_call
 from scan_tf.methods.task import Batch, Pretext
 from scan_tf.methods.two_views import TwoViewConfig
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 # The queue on CIFAR-10 (official notebook); 65,536 on ImageNet (He et al., section 4).
 _QUEUE_SIZE = 4096

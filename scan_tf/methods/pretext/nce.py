@@ -14,7 +14,7 @@ from scan_tf.config import OptimizerConfig, PretextConfig
 from scan_tf.lazy import tf
 from scan_tf.methods.memory import MemoryBank
 from scan_tf.methods.task import Batch, Pretext, View
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from scan_tf import models
 from scan_tf.config import ModelConfig, PretextConfig
 from scan_tf.lazy import tf
 from scan_tf.methods.task import Batch, Pretext
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 # Below this side networks that were trained on photos see little.
 _SMALLEST = 128

@@ -17,7 +17,7 @@ from scan_tf.methods.losses import nt_xent
 from scan_tf.methods.pretext_losses import dcl
 from scan_tf.methods.task import Batch, Pretext
 from scan_tf.methods.two_views import TwoViewConfig
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 
 @dataclasses.dataclass(frozen=True)

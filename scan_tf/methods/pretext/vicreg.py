@@ -14,7 +14,7 @@ from scan_tf.lazy import tf
 from scan_tf.methods.pretext_losses import vicreg_loss
 from scan_tf.methods.task import Batch, Pretext
 from scan_tf.methods.two_views import TwoViewConfig
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from scan_tf.errors import NothingLearned
 from scan_tf.lazy import tf
 from scan_tf.methods.losses import confident_cross_entropy
 from scan_tf.methods.task import Batch, SelfLabel, View
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from scan_tf.errors import ConfigError
-from scan_tf.schema import Section, did_you_mean, find_module, shorten, show
+from scan_tf.settings.schema import Section, did_you_mean, find_module, shorten, show
 
 # Of a config file: all settings of all methods take some thousand bytes and hundred values.
 _MAX_BYTES, _MAX_VALUES = 2**20, 20_000
@@ -46,8 +46,8 @@ def with_overrides(cls: type, tree: dict[str, Any], overrides: Iterable[str]) ->
 
 def recipes() -> dict[str, Path]:
     """The shipped recipes by name: in the package as it is installed, else beside it."""
-    here = Path(__file__).parent
-    for folder in (here / "recipes", here.parent / "configs"):
+    package = Path(__file__).parents[1]
+    for folder in (package / "recipes", package.parent / "configs"):
         if found := sorted(folder.glob("*.yaml")):
             return {path.stem: path for path in found}
     return {}
