@@ -46,7 +46,10 @@ def test_what_fits_is_not_refused(run):
     ("overrides", "message"),
     [
         (["selflabel.batch_size=1000"], "selflabel.batch_size: 1000 is more than the 48 images"),
-        (["scan.batch_size=64"], "scan.batch_size: 64 is more than the 48 images"),
+        (
+            ["scan.selection=train", "scan.batch_size=64"],
+            "scan.batch_size: 64 is more than the 48 images",
+        ),
         (
             ["scan.selection=heldout", "scan.batch_size=48"],
             "scan.batch_size: 48 is more than the 43 images",

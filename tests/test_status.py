@@ -87,8 +87,8 @@ def images(count: int, labels=None):
     return from_array(np.full((count, 8, 8), 7, np.uint8), labels)
 
 
-def told(train, evaluated, pretext=None, **sections) -> list[str]:
-    run = types.SimpleNamespace(train_images=train, pretext_images=pretext or train, num_clusters=2)
+def told(train, evaluated, own=None, **sections) -> list[str]:
+    run = types.SimpleNamespace(train_images=train, pretext_images=own or train, num_clusters=2)
     run.config = config.from_dict(sections)
     run.device = Device("cpu", "float32", jit_step=False, jit_augment=True)
     return list(summary.lines(run, evaluated))
@@ -102,7 +102,7 @@ def test_splits_classes_and_labels_are_told():
         "  labels are read for the scores alone",
         f"  steps: pretext 0, scan 0, selflabel 0; on {num_cpus()} CPUs in float32",
     ]
-    lines = told(train, test, pretext=images(1234))
+    lines = told(train, test, own=images(1234))
     assert lines[1] == "  1,234 images for the pretext"
     assert lines[2:4] == [
         "  train: 6 images of 2 classes (a 3, b 3)",
@@ -119,7 +119,7 @@ def test_the_steps_that_lie_ahead_are_told():
     }
     train = images(30)
     # Of 30 images 3 are held out; pretexts may have images of their own.
-    lines = told(train, train, pretext=images(1000), **sections)
+    lines = told(train, train, own=images(1000), **sections)
     assert lines[-1].startswith("  steps: pretext 300, scan 6, selflabel 5; on ")
     lines = told(train, train, **sections | {"pretext": "pretrained", "selflabel": {"epochs": 0}})
     assert lines[-1].startswith("  steps: scan 6; on ")
