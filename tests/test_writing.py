@@ -92,6 +92,43 @@ def test_to_look_for_another_writer_writes_nothing(tmp_path):
     writing.Writing.refuse_another(tmp_path)
 
 
+def test_the_lock_leaves_nothing_behind(tmp_path):
+    first = writing.Writing.of(tmp_path)
+    assert names(tmp_path / "status") == [".lock"]
+    with writing.Writing.until_the_end():
+        assert writing.Writing.of(tmp_path) is first
+        inner = writing.Writing.of(tmp_path / "run")
+    assert names(tmp_path / "run" / "status") == []
+    assert names(tmp_path / "status") == [".lock"]
+    again = writing.Writing.of(tmp_path / "run")
+    assert again is not inner
+    inner.release()  # once more changes nothing
+    assert names(tmp_path / "run" / "status") == [".lock"]
+    again.release()
+    first.release()
+    assert names(tmp_path / "status") == []
+
+
+def test_a_lock_that_was_deleted_meanwhile_is_made_anew(tmp_path, monkeypatch):
+    real, gone = writing._check, []
+
+    def deleted_once(folder, descriptor):
+        locked = real(folder, descriptor)
+        if not gone:
+            gone.append((folder / "status" / ".lock").unlink())
+        return locked
+
+    monkeypatch.setattr(writing, "_check", deleted_once)
+    held = writing.Writing.of(tmp_path)
+    assert names(tmp_path / "status") == [".lock"]
+    body = (
+        "refused = False\ntry:\n    writing.Writing(Path(sys.argv[1]))\n"
+        "except Exception:\n    refused = True\nassert refused"
+    )
+    with another_process(body, tmp_path):
+        held.release()
+
+
 def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, caplog):
     def unsupported(*_):
         raise OSError(writing.errno.ENOLCK, "No locks available")

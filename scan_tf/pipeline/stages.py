@@ -104,6 +104,7 @@ def evaluate_split(run: Run, split: str) -> None:
     if split == evaluate.evaluated_split(run):
         run_stage(run, "evaluate")
     else:
+        evaluate.images_of(run, split)  # refuses what there is not, before anything is written
         run.claim()
         evaluate.run(run, split)
     print(f"\nreport and pictures: {evaluate.folder_of(run, split)}")
