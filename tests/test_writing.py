@@ -297,3 +297,31 @@ def test_of_a_link_the_link_is_deleted(tmp_path):
     writing.remove(tmp_path / "scan")
     writing.remove(tmp_path / "not there")
     assert names(tmp_path) == ["elsewhere"]
+
+
+# Room
+
+
+def test_a_file_with_holes_gets_its_room_or_goes(tmp_path, monkeypatch):
+    path = tmp_path / "features.npy"
+    with path.open("wb") as file:
+        file.truncate(3 * 2**20)
+    assert path.stat().st_blocks * 512 < 2**20
+    files.reserve(path)
+    assert path.stat().st_blocks * 512 >= 3 * 2**20
+
+    def full(*_):
+        raise OSError(writing.errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "posix_fallocate", full)
+    with pytest.raises(StageError, match=r"3 MiB are needed there \(No space left on device\)"):
+        files.reserve(path)
+    assert names(tmp_path) == []
+
+
+def test_room_is_looked_for_before_an_index_is_built(tmp_path, monkeypatch):
+    files.check_room(tmp_path, 1)
+    usage = files.shutil.disk_usage(tmp_path)._replace(free=5 * 2**20)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StageError, match=r"6 MiB are needed there \(5 MiB are free\). Make room"):
+        files.check_room(tmp_path, 6 * 2**20)
