@@ -139,6 +139,35 @@ def replacing(folder: Path) -> Iterator[Path]:
         sync(folder.parent)
 
 
+def reserve(path: Path) -> None:
+    """Give a file with holes all its room: what is mapped into memory would end in a SIGBUS.
+
+    Raises:
+        StageError: there is no room, and no file any more.
+    """
+    with open(path, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            path.unlink()
+            raise _no_room(path.parent, size, str(error.strerror)) from error
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise StageError where a folder has no room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise _no_room(folder, size, f"{free / 2**20:,.0f} MiB are free")
+
+
+def _no_room(folder: Path, size: int, reason: str) -> StageError:
+    return StageError(
+        f"{folder}: {size / 2**20:,.0f} MiB are needed there ({reason}). Make room and run the "
+        "same command again."
+    )
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, 64 digits."""
     digest = hashlib.sha256()

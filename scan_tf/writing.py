@@ -64,24 +64,62 @@ class Writing:
                 finally:
                     os.close(descriptor)
 
+    @classmethod
+    @contextlib.contextmanager
+    def until_the_end(cls) -> Iterator[None]:
+        """A context with which what was asked for within ends, whoever still holds it."""
+        before = {*cls._known}
+        try:
+            yield
+        finally:
+            for folder, held in [*cls._known.items()]:
+                if folder not in before:
+                    held.release()
+
     def __init__(self, folder: Path):
         path = folder / _LOCK
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        self._close = weakref.finalize(self, os.close, self._descriptor)
-        try:
-            locked = _check(folder, self._descriptor)
-        except StageError:
-            self._close()
-            raise
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                locked = _check(folder, descriptor)
+            except StageError:
+                os.close(descriptor)
+                raise
+            if not locked or _is_at(path, descriptor):
+                break
+            os.close(descriptor)  # who had it has just deleted it
         if locked is None:
             _log.warning("%s: this file system has no locks; run one program at a time.", folder)
+        self._release = weakref.finalize(self, _release, path, descriptor)
+        self._folder = folder.resolve()
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         text = f"process {os.getpid()} on {platform.node()} since {now}, {command}"
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{text[:900]}\n".encode(errors="replace"), 0)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{text[:900]}\n".encode(errors="replace"), 0)
         remove_leftovers(folder)
+
+    def release(self) -> None:
+        """Give the right back."""
+        self._known.pop(self._folder, None)
+        self._release()
+
+
+def _release(path: Path, descriptor: int) -> None:
+    """Delete the file of a lock, while it is locked, and unlock it."""
+    with contextlib.suppress(OSError):
+        if _is_at(path, descriptor):
+            path.unlink()
+    os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

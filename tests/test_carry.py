@@ -55,6 +55,7 @@ def test_a_finished_run_travels_without_what_can_be_made_again(finished, tmp_pat
         *("pretext/weights.npz", "scan/weights.npz", "selflabel/weights.npz", "scan/best.json"),
         *(f"{s}/metrics.jsonl" for s in ("pretext", "scan", "selflabel")),
         *(f"status/{s}.json" for s in stages),
+        "status/images.npz",
     }
     assert all(opened(run).is_done(stage) for stage in stages)
     assert not opened(run).is_done("export")

@@ -92,6 +92,43 @@ def test_to_look_for_another_writer_writes_nothing(tmp_path):
     writing.Writing.refuse_another(tmp_path)
 
 
+def test_the_lock_leaves_nothing_behind(tmp_path):
+    first = writing.Writing.of(tmp_path)
+    assert names(tmp_path / "status") == [".lock"]
+    with writing.Writing.until_the_end():
+        assert writing.Writing.of(tmp_path) is first
+        inner = writing.Writing.of(tmp_path / "run")
+    assert names(tmp_path / "run" / "status") == []
+    assert names(tmp_path / "status") == [".lock"]
+    again = writing.Writing.of(tmp_path / "run")
+    assert again is not inner
+    inner.release()  # once more changes nothing
+    assert names(tmp_path / "run" / "status") == [".lock"]
+    again.release()
+    first.release()
+    assert names(tmp_path / "status") == []
+
+
+def test_a_lock_that_was_deleted_meanwhile_is_made_anew(tmp_path, monkeypatch):
+    real, gone = writing._check, []
+
+    def deleted_once(folder, descriptor):
+        locked = real(folder, descriptor)
+        if not gone:
+            gone.append((folder / "status" / ".lock").unlink())
+        return locked
+
+    monkeypatch.setattr(writing, "_check", deleted_once)
+    held = writing.Writing.of(tmp_path)
+    assert names(tmp_path / "status") == [".lock"]
+    body = (
+        "refused = False\ntry:\n    writing.Writing(Path(sys.argv[1]))\n"
+        "except Exception:\n    refused = True\nassert refused"
+    )
+    with another_process(body, tmp_path):
+        held.release()
+
+
 def test_where_there_are_no_locks_that_is_said(tmp_path, monkeypatch, caplog):
     def unsupported(*_):
         raise OSError(writing.errno.ENOLCK, "No locks available")
@@ -260,3 +297,31 @@ def test_of_a_link_the_link_is_deleted(tmp_path):
     writing.remove(tmp_path / "scan")
     writing.remove(tmp_path / "not there")
     assert names(tmp_path) == ["elsewhere"]
+
+
+# Room
+
+
+def test_a_file_with_holes_gets_its_room_or_goes(tmp_path, monkeypatch):
+    path = tmp_path / "features.npy"
+    with path.open("wb") as file:
+        file.truncate(3 * 2**20)
+    assert path.stat().st_blocks * 512 < 2**20
+    files.reserve(path)
+    assert path.stat().st_blocks * 512 >= 3 * 2**20
+
+    def full(*_):
+        raise OSError(writing.errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "posix_fallocate", full)
+    with pytest.raises(StageError, match=r"3 MiB are needed there \(No space left on device\)"):
+        files.reserve(path)
+    assert names(tmp_path) == []
+
+
+def test_room_is_looked_for_before_an_index_is_built(tmp_path, monkeypatch):
+    files.check_room(tmp_path, 1)
+    usage = files.shutil.disk_usage(tmp_path)._replace(free=5 * 2**20)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StageError, match=r"6 MiB are needed there \(5 MiB are free\). Make room"):
+        files.check_room(tmp_path, 6 * 2**20)

@@ -12,6 +12,7 @@ from scan_tf import __version__, signals
 from scan_tf.cli import arguments as shared
 from scan_tf.cli import carry, hand_over, look, stages
 from scan_tf.errors import Interrupted, ScanError
+from scan_tf.writing import Writing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be valid UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
-    with signals.Program() as program:
+    with signals.Program() as program, Writing.until_the_end():
         try:
             code = arguments.function(arguments) or 0
         except Interrupted as error:

@@ -26,6 +26,7 @@ import yaml
 from scan_tf import files, writing
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.pipeline import record as records
+from scan_tf.pipeline import seen_images
 from scan_tf.pipeline.stage import STAGES, TRAINED
 
 FORMAT = 2
@@ -42,7 +43,6 @@ _TEXTS = (
     "eval/reference.npz",
     "names.yaml",
     "status/*.json",
-    "status/images.npz",
 )
 # The repetitions with other seeds: the run of each, and the tables.
 _SEED_RUNS = "sweeps/seeds*/seed-*"
@@ -142,6 +142,7 @@ def _contents(root: Path) -> Iterator[Path]:
         # The SavedModel stays behind and is made again.
         if path.relative_to(root).as_posix() != "status/export.json":
             yield path
+    yield from _existing(root, [seen_images.FILE.as_posix()])
     for seed in sorted(root.glob(_SEED_RUNS)):
         yield from _seed_contents(seed)
     yield from _existing(root, _SEED_TABLES)

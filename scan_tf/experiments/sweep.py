@@ -123,11 +123,11 @@ def repeat(
 
 def _train(points: Sequence[Variant], folder: Path, write: Writer) -> None:
     """Run what is not finished, and keep the tables up to date."""
-    points[0].parent.claim()
     to_do = [point for point in points if not point.is_finished]
     if to_do:
         # What is missing here would fail every point.
         evaluate.images_of(to_do[0], evaluate.evaluated_split(to_do[0]))
+    points[0].parent.claim()
     roots = [points[0].parent.root, *(point.root for point in points)]
     errors: dict[Path, ScanError] = {}
     start, trained = time.monotonic(), 0

@@ -43,6 +43,9 @@ def annoy_index(
         config: `n_trees` is read.
         seed: of the trees.
         path: where the index is kept, with what it was made of beside it; None: nowhere.
+
+    Raises:
+        StageError: there is no room for it.
     """
     from annoy import AnnoyIndex
 
@@ -59,6 +62,7 @@ def annoy_index(
     # The stamp goes first and comes back last: it never describes another index than its own.
     _stamp(path).unlink(missing_ok=True)
     with files.atomic(path) as temporary:
+        files.check_room(path.parent, _bytes(features, config.n_trees))
         try:
             # The pages of a file need not stay in memory.
             index.on_disk_build(str(temporary))
@@ -167,6 +171,13 @@ def _build(index: AnnoyIndex, features: np.ndarray, n_trees: int, seed: int) -> 
     for row, vector in enumerate(features):
         index.add_item(row, vector)
     index.build(n_trees, n_jobs=-1)
+
+
+def _bytes(features: np.ndarray, n_trees: int) -> int:
+    """What a forest takes while it grows: half more than a node for each row and two a leaf."""
+    count, dim = features.shape
+    nodes = count + n_trees * (1 + 2 * count // dim)
+    return 3 * (4 * dim + 12) * nodes // 2
 
 
 def _is_current(path: Path, stamp: dict[str, object]) -> bool:

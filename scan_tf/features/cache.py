@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from scan_tf.data.image_set import Images, ImageSet
 from scan_tf.errors import DataError
-from scan_tf.files import write_text
+from scan_tf.files import reserve, write_text
 
 Storage = Literal["float16", "float32"]
 
@@ -58,6 +58,7 @@ def cached(
 
     Raises:
         DataError: a feature is NaN, or too large for `storage`.
+        StageError: there is no room for the file.
     """
     facts = (key, storage, content_digest(images.images))
     path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.npy"
@@ -114,7 +115,9 @@ def _open(path: Path, done: int, shape: tuple[int, int], storage: Storage) -> np
         return np.lib.format.open_memmap(path, mode="r+")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").unlink(missing_ok=True)  # of the file that is replaced
-    return np.lib.format.open_memmap(path, mode="w+", dtype=storage, shape=shape)
+    rows = np.lib.format.open_memmap(path, mode="w+", dtype=storage, shape=shape)
+    reserve(path)
+    return rows
 
 
 def _compiled(network: Any, shape: list[int]) -> Any:

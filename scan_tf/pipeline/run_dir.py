@@ -83,7 +83,7 @@ class Run:
             StageError: another process is at work here, or the directory cannot be written.
         """
         try:
-            self._writing = self._writing or writing.Writing.of(self.root)
+            self._writing = writing.Writing.of(self.root)
         except OSError as error:
             raise StageError(
                 f"{self.root}: cannot be written ({error}). Give another --run-dir."

@@ -15,6 +15,7 @@ from scan_tf.features import approximate
 from scan_tf.pipeline import evaluate, features, savedmodel, sizes, status, summary
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES
+from scan_tf.writing import Writing
 
 
 def run(config: Config, root: Path | str) -> dict[str, Any]:
@@ -117,6 +118,8 @@ def evaluate_split(run: Run, split: str) -> None:
     if split == evaluate.evaluated_split(run):
         run_stage(run, "evaluate")
     else:
-        run.claim()
-        evaluate.run(run, split)
+        evaluate.images_of(run, split)  # refuses what there is not, before anything is written
+        with Writing.until_the_end():
+            run.claim()
+            evaluate.run(run, split)
     print(f"\nreport and pictures: {evaluate.folder_of(run, split)}")
