@@ -9,7 +9,7 @@ ARGS ?=
 .PHONY: help install demo say-demo test say-test test-slow torture fuzz lint types check clean
 
 # What comes before, the first time.
-first = $(if $(wildcard $(VENV)/$(1)),,, after installing into $(VENV) (2 GB, 2 to 5 minutes))
+first = $(if $(wildcard $(VENV)/$(1)),,, after installing into $(VENV) (3 GB, 2 to 5 minutes))
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,12 +60,12 @@ clean:  ## remove the environment and what the tools leave behind; runs/ stays
 
 # The stamps make later calls skip the installation until setup.py or pyproject.toml changes.
 $(VENV)/.installed: setup.py pyproject.toml | $(BIN)/python
-	@echo "Installing into $(VENV) (2 GB, 2 to 5 minutes) ..."
+	@echo "Installing into $(VENV) (3 GB, 2 to 5 minutes) ..."
 	@$(PIP) install --editable '.[lite]'
 	@touch $@
 
 $(VENV)/.installed-dev: setup.py pyproject.toml | $(BIN)/python
-	@echo "Installing into $(VENV), with the test tools (2 GB, 2 to 5 minutes) ..."
+	@echo "Installing into $(VENV), with the test tools (3 GB, 2 to 5 minutes) ..."
 	@$(PIP) install --editable '.[dev]'
 	@touch $@
 

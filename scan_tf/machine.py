@@ -55,8 +55,9 @@ def resolve(config: RuntimeConfig) -> Device:
 
 def in_words(device: Device) -> str:
     """What computes, and in which precision."""
-    kind = ", ".join(hardware()["accelerators"]) if device.kind == "gpu" else f"{num_cpus()} CPUs"
-    return f"{kind} in {device.dtype}"
+    if device.kind == "gpu":
+        return f"{', '.join(hardware()['accelerators'])} in {device.dtype}"
+    return f"{num_cpus()} CPU core{'s' if num_cpus() > 1 else ''} in {device.dtype}"
 
 
 def num_cpus() -> int:

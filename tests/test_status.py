@@ -13,9 +13,8 @@ import tensorflow as tf
 from PIL import Image
 from tiny_runs import scan_tf
 
-from scan_tf import config
+from scan_tf import config, machine
 from scan_tf.data import from_array
-from scan_tf.machine import Device, num_cpus
 from scan_tf.pipeline import preview, summary
 from scan_tf.pipeline.stage import STAGES
 from scan_tf.training.progress import Progress
@@ -87,10 +86,13 @@ def images(count: int, labels=None):
     return from_array(np.full((count, 8, 8), 7, np.uint8), labels)
 
 
+CPU = machine.Device("cpu", "float32", jit_step=False, jit_augment=True)
+
+
 def told(train, evaluated, own=None, **sections) -> list[str]:
     run = types.SimpleNamespace(train_images=train, pretext_images=own or train, num_clusters=2)
     run.config = config.from_dict(sections)
-    run.device = Device("cpu", "float32", jit_step=False, jit_augment=True)
+    run.device = CPU
     return list(summary.lines(run, evaluated))
 
 
@@ -100,7 +102,7 @@ def test_splits_classes_and_labels_are_told():
         "array: images of 8 x 8 pixels, 2 clusters",
         "  train: 6 images of 2 classes (a 3, b 3), scored",
         "  labels are read for the scores alone",
-        f"  steps: pretext 0, scan 0, selflabel 0; on {num_cpus()} CPUs in float32",
+        f"  steps: pretext 0, scan 0, selflabel 0; on {machine.in_words(CPU)}",
     ]
     lines = told(train, test, own=images(1234))
     assert lines[1] == "  1,234 images for the pretext"
@@ -109,6 +111,15 @@ def test_splits_classes_and_labels_are_told():
         "  train: 3 images of 2 classes (0 2, 1 1), scored",
     ]
     assert told(images(4), images(4))[-2].startswith("  no labels: scores that compare")
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 CPU core in"), (2, "2 CPU cores in")])
+def test_the_machine_is_told(monkeypatch, count, words):
+    monkeypatch.setattr(machine, "num_cpus", lambda: count)
+    assert machine.in_words(CPU) == f"{words} float32"
+    monkeypatch.setattr(machine, "hardware", lambda: {"accelerators": ["H200"]})
+    gpu = machine.Device("gpu", "mixed_bfloat16", jit_step=True, jit_augment=True)
+    assert machine.in_words(gpu) == "H200 in mixed_bfloat16"
 
 
 def test_the_steps_that_lie_ahead_are_told():
