@@ -128,6 +128,7 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
         if scores:
             cells = "".join(f"{percent(scores[k]):>8}" for k in ("acc", "nmi", "ari"))
             lines.append(f"{name:28}{cells}{scores['num_clusters_used']:>16.0f}")
+    lines += [*_feature_table(report["pretext"].get("features"))]
     lines += ["", f"pretext: {_pretext_scores(report['pretext'])}"]
     if backbone := report.get("backbone"):
         lines.append(f"features: {backbone['name']}, frozen; trained: {backbone['trained']}")
@@ -149,10 +150,26 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def _feature_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
+    """A line for each kind of features: how long a row is, kNN with its K, and so on."""
+    if not found:
+        return []
+    k = next(iter(found.values()))["knn_k"]
+    lines = ["", f"{'pretext features':28}{f'kNN, K {k}':>14}{'linear probe':>14}{'k-means':>10}"]
+    for name, scores in found.items():
+        cells = [scores["knn_acc"], scores["linear_probe_acc"], scores["kmeans_acc"]]
+        texts = zip((14, 14, 10), map(percent, cells), strict=True)
+        row = "".join(f"{text:>{width}}" for width, text in texts)
+        lines.append(f"{name} ({scores['dim']})".ljust(28) + row)
+    return lines
+
+
 def _pretext_scores(scores: Mapping[str, Any]) -> str:
     if scores["note"]:
         return str(scores["note"])
     text = f"kNN {percent(scores['knn_acc'])}"
+    if by := scores.get("neighbor_features"):
+        text += f" by the {by}"
     text += f", neighbour purity {percent(scores['neighbor_purity'])}"
     if scores["linear_probe_acc"] is not None:
         how = " (5-fold)" if "5-fold" in scores["linear_probe_protocol"] else ""

@@ -129,9 +129,13 @@ class Pretext(Task):
     Attributes:
         passes: how often each image goes through the backbone in a step, forward and back (forward
             alone: a third), for estimates of time; None: as many times as it has views.
+        projects: whether it has a network "projector" on the backbone's features.
+        embedding: what `embed` gives: "backbone", "projection", or in words what else.
     """
 
     passes: float | None = None
+    projects: bool = False
+    embedding: str = "backbone"
 
     @abc.abstractmethod
     def __init__(
@@ -168,6 +172,13 @@ class Pretext(Task):
             float32 `[B, D]` (or `[B, P]`), rows of unit length.
         """
         return tf.math.l2_normalize(self.backbone.embed(images), axis=-1)
+
+    def project(self, features: tf.Tensor) -> tf.Tensor:
+        """The projection float32 `[B, P]`, unit rows, of backbone features `[B, D]`, in inference.
+
+        Only of methods that have one, see `projects`.
+        """
+        return tf.math.l2_normalize(self.networks["projector"](features, training=False), axis=-1)
 
 
 class Clustering(Task):

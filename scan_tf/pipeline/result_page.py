@@ -65,6 +65,7 @@ def write(
         ],
         settings=config.dump(run.config),
         environment=_environment(run),
+        feature_scores=found["pretext"].get("features"),
         points=points,
         seed=run.config.seed,
         mined=mined,

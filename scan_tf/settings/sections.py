@@ -150,6 +150,9 @@ class NeighborsConfig(Section):
     index: Literal["annoy", "exact", "hnsw", "auto"] = setting(
         "auto", help="how neighbours are searched; hnsw needs the extra of that name"
     )
+    features: Literal["auto", "backbone", "projection"] = setting(
+        "auto", help="what neighbours are found by; auto: what the pretext finds them by"
+    )
     k: int = setting(20, low=1, help="neighbours of every image, K")
     k_validation: int = setting(
         5, low=1, help="neighbours of each image that epoch and head are chosen on, without labels"
@@ -228,7 +231,10 @@ class EvaluateConfig(Section):
     batch_size: int = setting(500, low=1, help="images at a time, here and wherever none learns")
     knn_k: int = setting(100, low=1, help="neighbours that the kNN classifier asks")
     kmeans_restarts: int = setting(10, low=1, help="k-means runs from so many starts")
-    linear_probe: bool = setting(True, help="fit a linear classifier on the pretext's features")
+    linear_probe: bool = setting(
+        True,
+        help="fit linear classifiers on backbone and projection: one more pass over the images",
+    )
     formulas: bool = setting(
         False, help="names that begin like a formula stay so in tables; false: they get a quote"
     )
