@@ -49,6 +49,9 @@ class Report(TypedDict):
     backbone: dict[str, Any] | None
     # How the clustering was made of the heads, and how far those agree; None: not looked at.
     heads: dict[str, Any] | None
+    # The clustering that the run has to show, and why, where self-label did harm.
+    kept: str
+    kept_because: str | None
     scan: dict[str, Any] | None
     selflabel: dict[str, Any] | None
     # What somebody who looks at the clustering should be warned of, in sentences.
@@ -137,6 +140,8 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
             f"cluster heads: NMI {heads['agreement']:.2f} between two of them; kept is the "
             f"{heads['combine'].replace('_', ' ')}"
         )
+    if report.get("kept_because"):
+        lines.append(kept_note(report, labels))
     last = [scores for scores in rows.values() if scores][-1]
     if last["acc"] is None:
         sizes = sorted(last["cluster_sizes"])
@@ -148,6 +153,11 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
         lines.append(f"none of these: {abstention.sentence(report['abstain'] or {})}")
     lines += [f"warning: {sentence}" for sentence in report.get("warnings", [])]
     return "\n".join(lines)
+
+
+def kept_note(report: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """Which clustering is shown, and what self-label did for that to be asked."""
+    return f"Shown is {labels[report['kept']]}. Self-label: {report['kept_because']}."
 
 
 def _feature_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
@@ -181,6 +191,7 @@ def _scores(images: ImageSet, clustering: Clustering, *, seed: int) -> dict[str,
     """What the report says of a clustering."""
     clusters, confidence = clustering.clusters, clustering.confidence
     count = clustering.probs.shape[1]
+    trained = clustering.probs if clustering.raw is None else clustering.raw
     scores = metrics.cluster_scores(
         images.labels,
         clusters,
@@ -190,11 +201,16 @@ def _scores(images: ImageSet, clustering: Clustering, *, seed: int) -> dict[str,
     )
     scores |= metrics.without_labels(clustering.probs, clustering.features, seed=seed)
     correct = _correct(images, clustering, scores)
+    # What self-labelling goes by is the confidence that was trained.
+    scores["confident"] = float((trained.max(axis=1) > 0.99).mean())
     scores["calibration"] = calibration.calibration(confidence, correct)
+    if clustering.raw is not None:
+        before = calibration.calibration(trained.max(axis=1), correct)
+        scores["ece_before_calibration"] = before["ece"]
     scores |= calibration.coverage(confidence, correct)
     if clustering.teaches:
         scores["pseudo_labels"] = calibration.pseudo_labels(
-            confidence, clusters, correct, num_clusters=count
+            trained.max(axis=1), clusters, correct, num_clusters=count
         )
     return {**scores, **clustering.result}
 

@@ -8,8 +8,9 @@ or the loop.
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -278,13 +279,33 @@ class SelfLabel(Task):
         config: the section's typed config.
         backbone: network of the selected clustering.
         heads: its best head alone (H = 1).
+
+    Attributes:
+        needs_clustering: whether `begin` is to be called before the first step.
+        passes: as that of a pretext.
     """
+
+    needs_clustering = False
+    # Most learn from a weak view that goes forward alone.
+    passes: float = 1 + 1 / 3
 
     @abc.abstractmethod
     def __init__(
         self, config: SelfLabelConfig, backbone: models.Backbone, heads: models.ClusterHeads
     ):
         """Build the variables."""
+
+    def begin(self, probs: np.ndarray, neighbors: np.ndarray) -> None:
+        """Take in what the clustering says of all training images, before there is a step.
+
+        Args:
+            probs: float32 [N,C].
+            neighbors: int [N,K+1] by the pretext's features, column 0 the image itself.
+
+        Raises:
+            TrainingError: there is nothing to learn from.
+        """
+        return
 
     def account(self, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         """What is worth keeping of the logged metrics, in their order.
@@ -293,6 +314,11 @@ class SelfLabel(Task):
             TrainingError: they tell that nothing was learned.
         """
         return {}
+
+    @contextlib.contextmanager
+    def as_finished(self) -> Iterator[None]:
+        """Within it the networks are what `finish` would make of them now."""
+        yield
 
     def finish(self) -> None:
         """What follows the last step, such as putting averages in place of the weights."""

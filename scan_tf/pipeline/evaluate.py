@@ -18,7 +18,7 @@ import numpy as np
 from scan_tf.data import sources
 from scan_tf.data.image_set import SPLITS, ImageSet, Split
 from scan_tf.errors import StageError
-from scan_tf.evaluation import probes, report
+from scan_tf.evaluation import calibration, probes, report
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.report import Report
 from scan_tf.features.embedding import head_probs
@@ -125,16 +125,26 @@ def folder_of(run: Run, split: str) -> Path:
 def _clustering(run: Run, stage: str, images: ImageSet) -> Clustering:
     backbone, heads = build.trained_clusters(run, stage)
     embedded = features.of_backbone(run, backbone, images, stage)
-    probs = head_probs(heads, embedded)
+    probs = head_probs(heads, embedded)[0]
+    temperature = build.temperature(run, stage)
     label, teaches = STAGES[stage].label, stage != CLUSTERINGS[-1]
     result = run.record(stage).result
-    return Clustering(stage, label, probs[0], embedded, result, teaches=teaches)
+    return Clustering(
+        stage,
+        label,
+        calibration.tempered(probs, temperature),
+        embedded,
+        result,
+        teaches=teaches,
+        raw=None if temperature == 1 else probs,
+    )
 
 
 def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
     """The report, but for the clusterings."""
     records = {stage: run.record(stage) for stage in STAGES if stage not in OUTPUTS}
     imported = "imported_from" in records["scan"].result
+    last = records[CLUSTERINGS[-1]]
     return {
         "data": run.config.data.name,
         "split": images.split,
@@ -149,6 +159,8 @@ def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
         "kmeans_colors": baselines["kmeans_colors"],
         "backbone": records["pretext"].result.get("backbone"),
         "heads": _heads(records["scan"].result),
+        "kept": last.result.get("kept", CLUSTERINGS[-1]) if last.is_done else CLUSTERINGS[0],
+        "kept_because": last.result.get("why"),
         "scan": None,
         "selflabel": None,
         "warnings": list(records["scan"].result.get("warnings", [])),

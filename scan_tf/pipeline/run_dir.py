@@ -181,12 +181,17 @@ class Run:
     def clusterings(self) -> list[str]:
         """The stages that have clustered the images; the last one is what the run has to show.
 
+        That is the last that was run, unless its guard kept the one before it.
+
         Raises:
             StageError: none has finished, or one was made with another config.
         """
         done = [stage for stage in CLUSTERINGS if self.is_done(stage)]
         if not done:
             self.require(CLUSTERINGS[0])
+        if self.record(done[-1]).result.get("kept") == CLUSTERINGS[0]:
+            # Where the stage was refused it has no weights.
+            done = [s for s in reversed(done) if (self.folder(s) / "weights.npz").exists()]
         return done
 
     def record(self, stage: str) -> Record:
