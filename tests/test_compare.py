@@ -51,7 +51,7 @@ def test_two_runs_side_by_side(finished, other, tmp_path, capsys):
     assert header[:3] == ["run", "pretext", "epochs"]
     assert "kNN" not in header
     assert [row[0] for row in (first, second)] == [f"{finished.parent.name}/run", "other/run"]
-    assert first[1:3] == second[1:3] == ["simclr", "30"]
+    assert first[1:3] == second[1:3] == ["simclr", "20"]
     found = dict(zip(header, second, strict=True))
     assert (found["SCAN"], found["self-label"], found["kNN backbone"]) == ("25.0", "12.5", "50.0")
     assert found["time"].endswith("min")

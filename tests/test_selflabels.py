@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from tiny_runs import copy, opened, weights
 
-from scan_tf.errors import TrainingError
+from scan_tf.errors import NothingLearned
 from scan_tf.methods.averages import Averages
 from scan_tf.methods.selflabel import cdc, fixmatch
 from scan_tf.models.heads import ClusterHeads
@@ -122,5 +122,5 @@ def test_a_run_ends_with_them_and_goes_on_after_an_interruption(finished, tmp_pa
 def test_without_a_reliable_image_it_says_so(finished, tmp_path):
     run = copy(finished, tmp_path / "run", without="selflabel")
     work = opened(run, "selflabel.name=fixmatch", "selflabel.confidence=1.0")
-    with pytest.raises(TrainingError, match=r"no image is reliable: none .* than 1.0 with 90%"):
+    with pytest.raises(NothingLearned, match=r"no image is reliable: none .* than 1.0 with 90%"):
         stages.run_stage(work, "selflabel")

@@ -15,7 +15,15 @@ import numpy as np
 
 from scan_tf.config import EvaluateConfig
 from scan_tf.data.image_set import ImageSet
-from scan_tf.evaluation import abstention, assignments, calibration, charts, metrics, pictures
+from scan_tf.evaluation import (
+    abstention,
+    assignments,
+    calibration,
+    charts,
+    metrics,
+    pictures,
+    report_lines,
+)
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.remarks import remarks
 from scan_tf.evaluation.text import percent
@@ -131,8 +139,8 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
         if scores:
             cells = "".join(f"{percent(scores[k]):>8}" for k in ("acc", "nmi", "ari"))
             lines.append(f"{name:28}{cells}{scores['num_clusters_used']:>16.0f}")
-    lines += [*_feature_table(report["pretext"].get("features"))]
-    lines += ["", f"pretext: {_pretext_scores(report['pretext'])}"]
+    lines += [*report_lines.features(report["pretext"].get("features"))]
+    lines += ["", f"pretext: {report_lines.pretext(report['pretext'])}"]
     if backbone := report.get("backbone"):
         lines.append(f"features: {backbone['name']}, frozen; trained: {backbone['trained']}")
     if heads := report.get("heads"):
@@ -141,7 +149,7 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
             f"{heads['combine'].replace('_', ' ')}"
         )
     if report.get("kept_because"):
-        lines.append(kept_note(report, labels))
+        lines.append(report_lines.kept(report, labels))
     last = [scores for scores in rows.values() if scores][-1]
     if last["acc"] is None:
         sizes = sorted(last["cluster_sizes"])
@@ -153,38 +161,6 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
         lines.append(f"none of these: {abstention.sentence(report['abstain'] or {})}")
     lines += [f"warning: {sentence}" for sentence in report.get("warnings", [])]
     return "\n".join(lines)
-
-
-def kept_note(report: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-    """Which clustering is shown, and what self-label did for that to be asked."""
-    return f"Shown is {labels[report['kept']]}. Self-label: {report['kept_because']}."
-
-
-def _feature_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
-    """A line for each kind of features: how long a row is, kNN with its K, and so on."""
-    if not found:
-        return []
-    k = next(iter(found.values()))["knn_k"]
-    lines = ["", f"{'pretext features':28}{f'kNN, K {k}':>14}{'linear probe':>14}{'k-means':>10}"]
-    for name, scores in found.items():
-        cells = [scores["knn_acc"], scores["linear_probe_acc"], scores["kmeans_acc"]]
-        texts = zip((14, 14, 10), map(percent, cells), strict=True)
-        row = "".join(f"{text:>{width}}" for width, text in texts)
-        lines.append(f"{name} ({scores['dim']})".ljust(28) + row)
-    return lines
-
-
-def _pretext_scores(scores: Mapping[str, Any]) -> str:
-    if scores["note"]:
-        return str(scores["note"])
-    text = f"kNN {percent(scores['knn_acc'])}"
-    if by := scores.get("neighbor_features"):
-        text += f" by the {by}"
-    text += f", neighbour purity {percent(scores['neighbor_purity'])}"
-    if scores["linear_probe_acc"] is not None:
-        how = " (5-fold)" if "5-fold" in scores["linear_probe_protocol"] else ""
-        text += f", linear probe {percent(scores['linear_probe_acc'])}{how}"
-    return text
 
 
 def _scores(images: ImageSet, clustering: Clustering, *, seed: int) -> dict[str, Any]:

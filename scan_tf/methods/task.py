@@ -175,10 +175,7 @@ class Pretext(Task):
         return tf.math.l2_normalize(self.backbone.embed(images), axis=-1)
 
     def project(self, features: tf.Tensor) -> tf.Tensor:
-        """The projection float32 `[B, P]`, unit rows, of backbone features `[B, D]`, in inference.
-
-        Only of methods that have one, see `projects`.
-        """
+        """Projection f32 `[B, P]`, unit rows, of features `[B, D]`, where the method `projects`."""
         return tf.math.l2_normalize(self.networks["projector"](features, training=False), axis=-1)
 
 
@@ -286,7 +283,6 @@ class SelfLabel(Task):
     """
 
     needs_clustering = False
-    # Most learn from a weak view that goes forward alone.
     passes: float = 1 + 1 / 3
 
     @abc.abstractmethod
@@ -296,14 +292,11 @@ class SelfLabel(Task):
         """Build the variables."""
 
     def begin(self, probs: np.ndarray, neighbors: np.ndarray) -> None:
-        """Take in what the clustering says of all training images, before there is a step.
+        """Take in what the clustering says; raises NothingLearned where it teaches nothing.
 
         Args:
-            probs: float32 [N,C].
+            probs: float32 [N,C] of all training images.
             neighbors: int [N,K+1] by the pretext's features, column 0 the image itself.
-
-        Raises:
-            TrainingError: there is nothing to learn from.
         """
         return
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from scan_tf import config
 from scan_tf.data.image_set import ImageSet
-from scan_tf.evaluation import abstention, report, report_page
+from scan_tf.evaluation import abstention, report_lines, report_page
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.page_data import StageFacts
 from scan_tf.features import neighbors
@@ -73,7 +73,7 @@ def write(
         mined=mined,
         backbone=found["backbone"],
         notes=[
-            *([report.kept_note(found, shown)] if found["kept_because"] else []),
+            *([report_lines.kept(found, shown)] if found["kept_because"] else []),
             *run.record("scan").result.get("warnings", ()),
         ],
         cluster_names=clustering.names or None,

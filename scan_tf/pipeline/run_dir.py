@@ -179,9 +179,7 @@ class Run:
             )
 
     def clusterings(self) -> list[str]:
-        """The stages that have clustered the images; the last one is what the run has to show.
-
-        That is the last that was run, unless its guard kept the one before it.
+        """The stages that clustered the images; the last one, as the guard has it, is to be shown.
 
         Raises:
             StageError: none has finished, or one was made with another config.
@@ -190,7 +188,6 @@ class Run:
         if not done:
             self.require(CLUSTERINGS[0])
         if self.record(done[-1]).result.get("kept") == CLUSTERINGS[0]:
-            # Where the stage was refused it has no weights.
             done = [s for s in reversed(done) if (self.folder(s) / "weights.npz").exists()]
         return done
 

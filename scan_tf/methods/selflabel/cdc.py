@@ -18,7 +18,7 @@ from scan_tf.config import OptimizerConfig, SelfLabelConfig
 from scan_tf.lazy import tf
 from scan_tf.methods.losses import entropy
 from scan_tf.methods.task import Batch, SelfLabel, View
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 # Steps of Lloyd's algorithm on the features of a batch.
 _LLOYD_STEPS = 10

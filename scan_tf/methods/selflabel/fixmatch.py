@@ -18,11 +18,11 @@ import numpy as np
 
 from scan_tf import models
 from scan_tf.config import OptimizerConfig, SelfLabelConfig
-from scan_tf.errors import TrainingError
+from scan_tf.errors import NothingLearned
 from scan_tf.lazy import tf
 from scan_tf.methods.averages import Averages
 from scan_tf.methods.task import Batch, SelfLabel, View
-from scan_tf.schema import setting
+from scan_tf.settings.schema import setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Method(SelfLabel):
         self.labels: tf.Variable | None = None
 
     def begin(self, probs: np.ndarray, neighbors: np.ndarray) -> None:
-        """Choose the reliable images. Raises TrainingError where there is none."""
+        """Choose the reliable images. Raises NothingLearned where there is none."""
         config = self.config
         chosen = reliable(
             probs,
@@ -85,7 +85,7 @@ class Method(SelfLabel):
             balanced=config.balanced,
         )
         if (chosen < 0).all():
-            raise TrainingError(
+            raise NothingLearned(
                 f"selflabel: no image is reliable: none is more confident than "
                 f"{config.confidence} with {config.agreement:.0%} of its neighbours in its "
                 "cluster. Lower selflabel.confidence or selflabel.agreement."
