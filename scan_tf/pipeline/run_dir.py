@@ -154,11 +154,9 @@ class Run:
 
     def inference(self, progress: str | None) -> dict[str, Any]:
         """Options of `embedding.embed`; `progress` is the name of the bar."""
-        return {
-            "batch_size": self.config.evaluate.batch_size,
-            "jit": self.device.jit_step,
-            "progress": progress if self.config.runtime.progress else None,
-        }
+        shown = progress if self.config.runtime.progress else None
+        size = self.config.evaluate.batch_size
+        return {"batch_size": size, "jit": self.device.jit_step, "progress": shown}
 
     def is_done(self, stage: str) -> bool:
         """Whether the stage has finished with this config.
