@@ -127,6 +127,16 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def peak_memory_mib() -> int | None:
+    """The most memory that this process has held, in MiB; None where the system does not tell."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
 def hardware() -> dict[str, Any]:
     """What this machine computes with, for the record."""
     import tensorflow as tf

@@ -23,7 +23,7 @@ from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from scan_tf.machine import Device
 from scan_tf.methods import catalog
 from scan_tf.methods.clustering import scan, temi
-from scan_tf.methods.selflabel import confident
+from scan_tf.methods.selflabel import cdc, confident, fixmatch
 from scan_tf.methods.task import Task
 from scan_tf.models import resnet
 from scan_tf.models.heads import ClusterHeads
@@ -47,7 +47,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # All that train: pretrained features have tests of their own.
 PRETEXTS = [*(name for name in catalog.available() if name != "pretrained"), *VARIANTS]
-NAMES = [*PRETEXTS, "scan", "scan_heads", "scan_frozen", "scan_cached", "temi", "selflabel"]
+CLUSTERINGS = ["scan", "scan_heads", "scan_frozen", "scan_cached", "temi"]
+SELFLABELS = ["selflabel", "fixmatch", "cdc"]
+NAMES = [*PRETEXTS, *CLUSTERINGS, *SELFLABELS]
 # Heads are as wide as the papers', which makes them slower than the small network.
 NARROW = {"hidden": 24, "dim": 16, "bottleneck": 8}
 
@@ -77,6 +79,17 @@ def make(name: str, dtype: str = "float32") -> Task:
     if name == "selflabel":
         # New networks are not sure of anything; a third is more than any cluster's even share.
         return confident.Method(confident.Config(threshold=0.3, ema=0.9), network, heads)
+    if name == "fixmatch":
+        # A weak view is not sure of anything either, and half of the images are reliable.
+        config = fixmatch.Config(confidence=0.0, threshold=0.3, balanced=False, weight=0.2)
+        task = fixmatch.Method(config, network, heads)
+        probs = np.eye(CLUSTERS, dtype=np.float32)[np.arange(COUNT) % CLUSTERS]
+        rows = np.arange(COUNT)
+        near = (rows + np.where(rows % 8 < CLUSTERS, CLUSTERS, 1)) % COUNT
+        task.begin(probs, np.stack([rows, near], axis=1))
+        return task
+    if name == "cdc":
+        return cdc.Method(cdc.Config(), network, heads)
     if name == "temi":
         config = temi.Config()
         heads = temi.Method.new_heads(config, network.feature_dim, 3, CLUSTERS)

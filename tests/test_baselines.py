@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from tiny_runs import CLASSES, PER_CLASS, copy, opened
 
+from scan_tf.config import from_dict
+from scan_tf.errors import ConfigError
 from scan_tf.features import neighbors
-from scan_tf.pipeline import build, evaluate
+from scan_tf.pipeline import build, evaluate, feature_scores, sizes, stages
 
 TRAIN = np.repeat(np.arange(len(CLASSES)), PER_CLASS["train"])
 
@@ -31,6 +33,40 @@ def test_scores_on_the_test_images(finished):
     assert scores["note"] is None
 
 
+def test_backbone_and_projection_are_scored_side_by_side(finished):
+    by = score(opened(finished), "test")
+    scores, found = by["pretext"], by["pretext"]["features"]
+    assert [*found] == ["backbone", "projection"]
+    # Of a width of 4 the last of four stages has 32; the head projects to 8.
+    assert [found[name]["dim"] for name in found] == [32, 8]
+    assert {found[name]["knn_k"] for name in found} == {5}
+    assert scores["neighbor_features"] == "projection"
+    assert scores["knn_acc"] == found["projection"]["knn_acc"]
+    assert scores["linear_probe_acc"] == found["backbone"]["linear_probe_acc"]
+    assert by["kmeans_features"]["nmi"] == found["projection"]["kmeans_nmi"]
+
+
+def test_neighbours_are_mined_by_what_the_config_says(finished, tmp_path):
+    auto = score(opened(finished), "test")["pretext"]
+    run = copy(finished, tmp_path / "run", without="neighbors")
+    work = opened(run, "neighbors.features=backbone")
+    stages.run_stage(work, "neighbors")
+    with np.load(run / "neighbors" / "features.npz") as file:
+        assert file["train"].shape == (60, 32)
+        np.testing.assert_allclose(np.linalg.norm(file["train"], axis=1), 1, rtol=1e-5)
+    scores = score(work, "test")["pretext"]
+    assert scores["neighbor_features"] == "backbone"
+    assert scores["knn_acc"] == auto["features"]["backbone"]["knn_acc"]
+    for name, found in auto["features"].items():
+        assert scores["features"][name] == pytest.approx(found)
+
+
+def test_a_projection_that_there_is_not_is_refused_before_the_first_stage():
+    config = from_dict({"pretext": {"name": "rotnet"}, "neighbors": {"features": "projection"}})
+    with pytest.raises(ConfigError, match="neighbors.features: 'projection', but the pretext 'rot"):
+        sizes.check(config, 10_000, None)
+
+
 def test_scores_on_the_training_images_leave_the_image_out(finished, monkeypatch):
     options = {}
 
@@ -38,7 +74,7 @@ def test_scores_on_the_training_images_leave_the_image_out(finished, monkeypatch
         options.update(given)
         return 0.5
 
-    monkeypatch.setattr(evaluate, "knn_accuracy", knn)
+    monkeypatch.setattr(feature_scores, "knn_accuracy", knn)
     monkeypatch.setattr(evaluate.probes, "cross_validated_probe", lambda *_, **__: 0.25)
     scores = score(opened(finished), "train")["pretext"]
     assert options["leave_one_out"] is True

@@ -181,3 +181,35 @@ def test_bad_confidences_are_refused(confidence, correct, message):
 def test_pseudo_labels_need_a_cluster_for_each_confidence():
     with pytest.raises(DataError, match="clusters: 2 for 3 confidences"):
         calibration.pseudo_labels(np.full(3, 0.5), np.zeros(2, int), None, num_clusters=1)
+
+
+def test_the_temperature_is_the_one_that_the_answers_were_drawn_at(rng):
+    logits = rng.normal(0, 3, (4000, 5))
+    drawn = np.stack([rng.multinomial(1, p, 3) for p in softmax(logits / 2.5)]).argmax(axis=2)
+    found = calibration.temperature(softmax(logits), drawn)
+    assert found == pytest.approx(2.5, rel=0.05)
+    cooled = calibration.tempered(softmax(logits), found)
+    np.testing.assert_allclose(cooled, softmax(logits / found), rtol=1e-4, atol=1e-7)
+    assert (cooled.argmax(axis=1) == logits.argmax(axis=1)).all()
+
+    def error(probs):
+        same = (drawn == probs.argmax(axis=1)[:, None]).ravel()
+        return calibration.calibration(np.repeat(probs.max(axis=1), 3), same)["ece"]
+
+    assert error(cooled) < 0.02 < 0.1 < error(softmax(logits))
+
+
+def test_temperatures_of_the_extremes():
+    sure = np.eye(3)[[0, 1, 2]]
+    always, never = np.array([[0], [1], [2]]), np.array([[1], [2], [0]])
+    assert calibration.tempered(sure, 1) is sure
+    assert calibration.temperature(sure, always) < 20
+    assert calibration.temperature(sure, never) == pytest.approx(20, rel=1e-3)
+    assert np.isfinite(calibration.tempered(sure, 0.05)).all()
+    with pytest.raises(DataError, match=r"near: expected clusters \[3,K\], got \[2, 1\]"):
+        calibration.temperature(sure, always[:2])
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

@@ -183,6 +183,16 @@ def test_embed_gives_unit_rows_in_inference_mode(name):
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
     # Each row is of its image alone: no batch statistics.
     np.testing.assert_allclose(task.embed(images[:1]), rows[:1], rtol=1e-4, atol=1e-5)
+    assert task.projects == ("projector" in task.networks)
+    sides = {"backbone": tf.math.l2_normalize(task.backbone.embed(images), axis=-1)}
+    if task.projects:
+        sides["projection"] = task.project(task.backbone.embed(images))
+        lengths = tf.norm(sides["projection"], axis=-1)
+        np.testing.assert_allclose(lengths, np.ones(len(images)), rtol=1e-5)
+    if task.embedding in sides:
+        np.testing.assert_allclose(rows, sides[task.embedding], rtol=1e-4, atol=1e-6)
+    else:
+        assert name in ("rotnet_stage", "decoupling_sampled")
     np.testing.assert_equal(values(task.state), before)
     assert np.ptp(rows, axis=0).max() > 1e-4
 

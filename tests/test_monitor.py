@@ -9,7 +9,7 @@ from scan_tf import files
 from scan_tf.errors import StageError
 from scan_tf.evaluation.knn import knn_accuracy
 from scan_tf.files import read_metrics
-from scan_tf.pipeline import build
+from scan_tf.pipeline import build, evaluate
 from scan_tf.pipeline.pretext import KnnMonitor
 
 
@@ -33,7 +33,9 @@ def test_the_curve_ends_at_the_accuracy_of_the_report(finished, tmp_path):
         num_classes=3,
         leave_one_out=test is None,
     )
-    assert rows[-1]["knn_acc"] == expected
+    assert rows[-1]["knn_acc"] == rows[-1]["knn_projection_k5"] == expected
+    scores = evaluate.score(work, images, build.trained_pretext(work))["pretext"]["features"]
+    assert rows[-1]["knn_backbone_k5"] == scores["backbone"]["knn_acc"]
 
 
 def test_it_does_not_change_the_training(finished, tmp_path):

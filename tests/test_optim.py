@@ -146,6 +146,19 @@ def test_cosine_by_step():
     np.testing.assert_allclose(rates(config, 3, 4), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+def test_constant_and_then_a_cosine_over_the_rest(share):
+    config = OptimizerConfig(
+        lr=2.0, schedule="constant_cosine", constant_share=share, final_fraction=0.25
+    )
+    for per, count in (("step", 4), ("epoch", 1)):
+        found = rates(dataclasses.replace(config, schedule_per=per), 8, 4)[:: 4 // count]
+        held = int(share * 8 * count)
+        rest = np.arange(8 * count - held) / (8 * count - held)
+        cosine = 0.5 + 1.5 * (1 + np.cos(np.pi * rest)) / 2
+        np.testing.assert_allclose(found, [*[2.0] * held, *cosine], rtol=1e-6)
+
+
 def test_constant():
     np.testing.assert_array_equal(rates(OptimizerConfig(lr=0.3), 2, 3), np.full(6, np.float32(0.3)))
 

@@ -23,6 +23,7 @@ from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import labels
 
 SCORES = ("acc", "nmi", "ari")
+FEATURE_SCORES = ("knn_acc", "linear_probe_acc", "kmeans_acc")
 CLUSTERED = ("scan", "selflabel", "kmeans_pixels", "kmeans_features")
 PICTURES = {
     "cluster_sizes.png",
@@ -138,6 +139,13 @@ def test_pretext_scores_are_those_of_the_stored_neighbors(finished):
 def test_the_table_shows_the_report(finished):
     written = read(finished / "eval")
     lines = report.table(written, labels()).splitlines()
+    (header,) = [line for line in lines if line.startswith("pretext features")]
+    assert " ".join(header.split()) == "pretext features kNN, K 5 linear probe k-means"
+    for name, size in (("backbone", 32), ("projection", 8)):
+        (line,) = [line for line in lines if line.startswith(f"{name} ({size})")]
+        found = written["pretext"]["features"][name]
+        shown = [f"{100 * found[score]:.1f}" for score in FEATURE_SCORES]
+        assert line.split()[2:] == shown
     assert "15 images of the test split, seed 0" in lines[0]
     for row, name in (("SCAN", "scan"), ("+ self-label", "selflabel")):
         (line,) = [line for line in lines if line.startswith(row)]
@@ -161,7 +169,7 @@ def test_without_labels_the_scores_are_null(run, rng):
     for name in ("scan", "kmeans_pixels", "kmeans_features"):
         assert [written[name][score] for score in SCORES] == [None] * 3
         assert 1 <= written[name]["num_clusters_used"] <= 4
-    known = ("neighbor_recall",)
+    known = ("neighbor_recall", "neighbor_features")
     assert all((score is None) == (name not in known) for name, score in written["pretext"].items())
     scan = written["scan"]
     assert sum(scan["cluster_sizes"]) == 15

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from tiny_runs import opened
+from tiny_runs import copy, opened, weights
 
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import StageError
 from scan_tf.files import read_metrics
-from scan_tf.pipeline import selection
+from scan_tf.pipeline import selection, stages
 from scan_tf.pipeline.run_dir import Run
 
 
@@ -47,3 +47,46 @@ def test_the_kept_epoch_is_the_one_of_the_lowest_selection_loss(finished):
     assert best["epoch"] == min(losses, key=losses.__getitem__)
     assert best["total"] == min(losses.values())
     assert best["total"] == pytest.approx(best["consistency"] - best["entropy"])
+
+
+@pytest.mark.parametrize(
+    ("consistency", "patience", "expected"),
+    [
+        ([1.0, 1.0, 1.0], 0, False),
+        ([1.0, 0.9], 2, False),  # too few
+        ([1.0, 0.9, 0.8], 2, False),
+        ([1.0, 0.995, 0.993], 2, True),
+        ([1.0, 0.995, 0.98], 2, False),
+        ([0.8, 0.9, 1.0], 2, True),
+    ],
+)
+def test_when_the_consistency_has_settled(consistency, patience, expected):
+    assert selection.settled(consistency, patience) is expected
+
+
+@pytest.mark.usefixtures("eager")
+def test_scan_ends_when_it_has_settled_and_ends_alike_after_an_interruption(finished, tmp_path):
+    run = copy(finished, tmp_path / "run", without="scan")
+    # At this rate hardly anything is learnt, so that it settles at once.
+    overrides = ["scan.patience=2", "scan.optimizer.lr=1e-7"]
+    stages.run_stage(opened(run, *overrides), "scan")
+    rows = read_metrics(run / "scan" / "metrics.jsonl")
+    assert rows[-1]["epoch"] == 3
+    assert opened(run, *overrides).record("scan").is_done
+    before = weights(run, "scan")
+    # As if it had been stopped after the checkpoint of the last epoch.
+    for path in (run / "status" / "scan.json", run / "scan" / "weights.npz"):
+        path.unlink()
+    stages.run_stage(opened(run, *overrides), "scan")
+    assert read_metrics(run / "scan" / "metrics.jsonl") == rows
+    np.testing.assert_equal(weights(run, "scan"), before)
+
+
+def test_the_alarms_are_logged_after_every_epoch(finished):
+    for stage in ("scan", "selflabel"):
+        rows = [r for r in read_metrics(finished / stage / "metrics.jsonl") if "size_entropy" in r]
+        assert [r["epoch"] for r in rows] == list(range(1, 13))
+        for row in rows:
+            assert 0 <= row["size_entropy"] <= np.log(3) + 1e-6
+            assert row["confident_clusters"] in (0, 1, 2, 3)
+            assert 0 <= row["agreement_ece"] <= 1

@@ -70,7 +70,7 @@ def test_every_stage_leaves_what_the_next_one_reads(finished):
     [
         ("pretext", 3, 20, {"lr"}),
         ("scan", 3, 12, {"total", "consistency", "entropy", "selection", "selection_best", "lr"}),
-        ("selflabel", 3, 12, {"confident", "skipped", "lr"}),
+        ("selflabel", 3, 12, {"confident", "skipped", "lr", "size_entropy", "agreement_ece"}),
     ],
 )
 def test_the_metrics_have_a_row_for_every_logged_step(finished, stage, steps, epochs, parts):

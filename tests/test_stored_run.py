@@ -72,7 +72,8 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(stored, stage):
     assert scan_tf(stage, "--run-dir", "run") == 0
     assert logged(run, stage)[: len(begun)] == begun  # it did not begin again
     for ours, theirs in zip(logged(run, stage), rows, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-3)
+        known = {name: ours[name] for name in theirs}  # there are more by now
+        assert known == pytest.approx(theirs, rel=1e-2, abs=1e-3)
     resumed = weights(run, stage)
     assert resumed.keys() == finished.keys()
     for name, values in finished.items():

@@ -35,6 +35,14 @@ def add(commands: Any) -> None:
     status.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     status.set_defaults(function=_status)
 
+    text = "compare finished runs: a table and a chart of what each stage reached"
+    compare = commands.add_parser("compare", help=text, description=f"{text.capitalize()}.")
+    compare.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN")
+    compare.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="where table and chart go"
+    )
+    compare.set_defaults(function=_compare)
+
 
 def _configs(_: argparse.Namespace) -> None:
     from scan_tf.settings import reading
@@ -74,3 +82,10 @@ def _status(arguments: argparse.Namespace) -> None:
     from scan_tf.pipeline import status
 
     print(status.describe(arguments.run_dir))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from scan_tf.experiments import compare
+
+    print(compare.write(arguments.run_dirs, arguments.output))
+    print(f"\ntable and chart: {arguments.output}")

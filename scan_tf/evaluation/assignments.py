@@ -46,11 +46,12 @@ class Clustering:
     Attributes:
         name: its key in the report.
         label: what pictures call it.
-        probs: cluster probabilities float32 [N,C].
+        probs: cluster probabilities float32 [N,C], calibrated where `raw` is given.
         features: float32 [N,D] of its backbone.
         result: what its record says, which goes into the report.
         teaches: whether its confident predictions are what self-labelling learns from.
         names: of its C clusters, "" for one without; empty where none has one.
+        raw: probabilities float32 [N,C] as the head was trained to give them; None: `probs` are.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Clustering:
     result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     teaches: bool = False
     names: Sequence[str] = ()
+    raw: np.ndarray | None = None
 
     @property
     def clusters(self) -> np.ndarray:

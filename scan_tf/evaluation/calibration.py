@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from scan_tf.errors import DataError
 
 BINS = 15
+_LEAST_TEMPERATURE = 0.05
 COVERAGES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 # What `selflabel.threshold` may be set to, up to the official 0.99.
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -135,6 +137,51 @@ def pseudo_labels(
             }
         )
     return rows
+
+
+def temperature(probs: np.ndarray, near: np.ndarray) -> float:
+    """The temperature that makes probabilities say how often neighbours agree (Guo et al., 2017).
+
+    It has the least cross-entropy of the neighbours' clusters under softmax(ln p / T). Where the
+    neighbours are of the image's own class, that is the confidence that is deserved.
+
+    Args:
+        probs: float [N,C] of the images; best of images that nothing was trained on.
+        near: int [N,K], the clusters that neighbours of each image were given.
+
+    Returns:
+        T within 0.05..20.
+
+    Raises:
+        DataError: lengths differ, or there is no image or no neighbour.
+    """
+    if len(probs) != len(near) or not near.size:
+        raise DataError(f"near: expected clusters [{len(probs)},K], got {list(near.shape)}.")
+    logits = _log(probs)
+    votes = np.zeros(probs.shape)
+    np.add.at(votes, (np.arange(len(near))[:, None], near), 1 / near.shape[1])
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        norm = np.logaddexp.reduce(scaled, axis=1)
+        return float((norm - (votes * scaled).sum(axis=1)).mean())
+
+    bounds = np.log([_LEAST_TEMPERATURE, 1 / _LEAST_TEMPERATURE])
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x))
+
+
+def tempered(probs: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities float32 [N,C] at a temperature, softmax(ln p / T); at 1 as they are."""
+    if temperature == 1:
+        return probs
+    logits = _log(probs) / temperature
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None]).astype(np.float32)
+
+
+def _log(probs: np.ndarray) -> np.ndarray:
+    """Logarithms as float64, of 0 that of the least float32."""
+    return np.log(np.maximum(np.asarray(probs, np.float64), np.finfo(np.float32).tiny))
 
 
 def _mean(values: np.ndarray | None, members: np.ndarray) -> float | None:

@@ -142,6 +142,8 @@ class _Page:
                         sections.twins(self._pictures_of(self.twins)), self._twins_note()),
                 section("confidence", "Confidence", sections.trust(data.confidence, data.scores)),
                 section("scores", "Scores", sections.scores(data.scores)),
+                section("features", "Features of the pretext",
+                        sections.features(data.feature_scores)),
                 section("confusion", "Confusion",
                         "" if matrix is None else sections.confusion(matrix, data.class_names),
                         "Images of each true class by the class that their cluster stands for."),

@@ -51,6 +51,8 @@ class PageData:
         calibrated: whether `confidence` was fitted to be the share of images that are right.
         scores: name of a clustering -> its scores, as the report holds them; the last one is that
             of the page.
+        feature_scores: "backbone", "projection" -> dim, knn_k, knn_acc, linear_probe_acc and
+            kmeans_acc of the pretext's features.
         stages: in the order in which they ran.
         settings: as YAML.
         environment: versions and hardware.
@@ -75,6 +77,7 @@ class PageData:
     class_names: Sequence[str] = ()
     calibrated: bool = False
     scores: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    feature_scores: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     stages: Sequence[StageFacts] = ()
     settings: str = ""
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -15,7 +15,15 @@ import numpy as np
 
 from scan_tf.config import EvaluateConfig
 from scan_tf.data.image_set import ImageSet
-from scan_tf.evaluation import abstention, assignments, calibration, charts, metrics, pictures
+from scan_tf.evaluation import (
+    abstention,
+    assignments,
+    calibration,
+    charts,
+    metrics,
+    pictures,
+    report_lines,
+)
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.remarks import remarks
 from scan_tf.evaluation.text import percent
@@ -49,6 +57,9 @@ class Report(TypedDict):
     backbone: dict[str, Any] | None
     # How the clustering was made of the heads, and how far those agree; None: not looked at.
     heads: dict[str, Any] | None
+    # The clustering that the run has to show, and why, where self-label did harm.
+    kept: str
+    kept_because: str | None
     scan: dict[str, Any] | None
     selflabel: dict[str, Any] | None
     # What somebody who looks at the clustering should be warned of, in sentences.
@@ -128,7 +139,8 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
         if scores:
             cells = "".join(f"{percent(scores[k]):>8}" for k in ("acc", "nmi", "ari"))
             lines.append(f"{name:28}{cells}{scores['num_clusters_used']:>16.0f}")
-    lines += ["", f"pretext: {_pretext_scores(report['pretext'])}"]
+    lines += [*report_lines.features(report["pretext"].get("features"))]
+    lines += ["", f"pretext: {report_lines.pretext(report['pretext'])}"]
     if backbone := report.get("backbone"):
         lines.append(f"features: {backbone['name']}, frozen; trained: {backbone['trained']}")
     if heads := report.get("heads"):
@@ -136,6 +148,8 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
             f"cluster heads: NMI {heads['agreement']:.2f} between two of them; kept is the "
             f"{heads['combine'].replace('_', ' ')}"
         )
+    if report.get("kept_because"):
+        lines.append(report_lines.kept(report, labels))
     last = [scores for scores in rows.values() if scores][-1]
     if last["acc"] is None:
         sizes = sorted(last["cluster_sizes"])
@@ -149,21 +163,11 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def _pretext_scores(scores: Mapping[str, Any]) -> str:
-    if scores["note"]:
-        return str(scores["note"])
-    text = f"kNN {percent(scores['knn_acc'])}"
-    text += f", neighbour purity {percent(scores['neighbor_purity'])}"
-    if scores["linear_probe_acc"] is not None:
-        how = " (5-fold)" if "5-fold" in scores["linear_probe_protocol"] else ""
-        text += f", linear probe {percent(scores['linear_probe_acc'])}{how}"
-    return text
-
-
 def _scores(images: ImageSet, clustering: Clustering, *, seed: int) -> dict[str, Any]:
     """What the report says of a clustering."""
     clusters, confidence = clustering.clusters, clustering.confidence
     count = clustering.probs.shape[1]
+    trained = clustering.probs if clustering.raw is None else clustering.raw
     scores = metrics.cluster_scores(
         images.labels,
         clusters,
@@ -173,11 +177,16 @@ def _scores(images: ImageSet, clustering: Clustering, *, seed: int) -> dict[str,
     )
     scores |= metrics.without_labels(clustering.probs, clustering.features, seed=seed)
     correct = _correct(images, clustering, scores)
+    # What self-labelling goes by is the confidence that was trained.
+    scores["confident"] = float((trained.max(axis=1) > 0.99).mean())
     scores["calibration"] = calibration.calibration(confidence, correct)
+    if clustering.raw is not None:
+        before = calibration.calibration(trained.max(axis=1), correct)
+        scores["ece_before_calibration"] = before["ece"]
     scores |= calibration.coverage(confidence, correct)
     if clustering.teaches:
         scores["pseudo_labels"] = calibration.pseudo_labels(
-            confidence, clusters, correct, num_clusters=count
+            trained.max(axis=1), clusters, correct, num_clusters=count
         )
     return {**scores, **clustering.result}
 

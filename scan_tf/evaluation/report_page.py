@@ -33,10 +33,12 @@ def write(
     environment: Mapping[str, Any],
     points: np.ndarray,
     seed: int,
+    calibrated: bool = False,
+    notes: Sequence[str] = (),
+    feature_scores: Mapping[str, Mapping[str, Any]] | None = None,
     mined: neighbors.Neighbors | None = None,
     cluster_names: Sequence[str] | None = None,
     backbone: Mapping[str, Any] | None = None,
-    notes: Sequence[str] = (),
     abstain: Mapping[str, Any] | None = None,
     outliers: np.ndarray | None = None,
 ) -> None:
@@ -54,6 +56,8 @@ def write(
         environment: versions and hardware.
         points: float32 [N,2], the images in the plane; see `map2d.layout`.
         seed: of the neighbours, and of the choice of images where there are too many.
+        calibrated: whether the probabilities were given a temperature.
+        feature_scores: of the pretext, as `report.json` holds them.
         mined: neighbours of these images; None: they are mined from the features.
         cluster_names: C names, "" for a cluster without one.
         backbone: where pretrained features come from, as for `remarks`; None: they were learned.
@@ -83,7 +87,9 @@ def write(
             coordinates=points,
             labels=images.labels,
             class_names=images.class_names,
+            calibrated=calibrated,
             scores=scores,
+            feature_scores=feature_scores or {},
             stages=stages,
             settings=settings,
             environment=environment,

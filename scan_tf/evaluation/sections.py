@@ -166,6 +166,19 @@ def scores(found: Mapping[str, Mapping[str, Any]]) -> str:
     return table(["Clustering", *(_SCORES[key][0] for key in known)], rows, "numbers")
 
 
+def features(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for each kind of features of the pretext; nothing where none was scored."""
+    if not found:
+        return ""
+    k = next(iter(found.values()))["knn_k"]
+    rows = [
+        [f"{text(name)} ({row['dim']:,})",
+         *(share(row[key]) for key in ("knn_acc", "linear_probe_acc", "kmeans_acc"))]
+        for name, row in found.items()
+    ]  # fmt: skip
+    return table(["Features", f"kNN, K {k}", "linear probe", "k-means"], rows, "numbers")
+
+
 def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> str:
     """Images of each true class (rows) by the class of their cluster (columns), int [C,C]."""
     names = [text(name) for name in class_names]

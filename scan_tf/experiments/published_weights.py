@@ -73,8 +73,9 @@ def save(run: Run, path: Path) -> dict[str, Any]:
     if not path.name.endswith(SUFFIX):
         raise DataError(f"{path}: expected a name that ends in {SUFFIX}.")
     scores = evaluate.read_report(run)
-    stage = [s for s in CLUSTERINGS if scores[s]][-1]
-    backbone, heads = build.trained_clusters(run, stage)
+    scored = [s for s in CLUSTERINGS if scores[s]]
+    stage = scores["kept"] if scores.get("kept") in scored else scored[-1]
+    backbone, heads = build.calibrated_clusters(run, stage)
     images = run.train_images
     facts: dict[str, Any] = {
         "format": FORMAT,

@@ -70,5 +70,10 @@ def embed(
 
 def head_probs(heads: Network, features: np.ndarray) -> np.ndarray:
     """Cluster probabilities float32 `[H, N, C]` from features float32 `[N, D]`."""
+    return blockwise(lambda block: tf.nn.softmax(heads(block)), features, axis=1)
+
+
+def blockwise(network: Network, features: np.ndarray, *, axis: int = 0) -> np.ndarray:
+    """What a network makes of features float32 `[N, D]`, N along `axis` of the result."""
     blocks = [features[i : i + _BLOCK] for i in range(0, len(features), _BLOCK)]
-    return np.concatenate([tf.nn.softmax(heads(b)).numpy() for b in blocks], axis=1)
+    return np.concatenate([network(block).numpy() for block in blocks], axis=axis)

@@ -8,8 +8,9 @@ or the loop.
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -129,9 +130,13 @@ class Pretext(Task):
     Attributes:
         passes: how often each image goes through the backbone in a step, forward and back (forward
             alone: a third), for estimates of time; None: as many times as it has views.
+        projects: whether it has a network "projector" on the backbone's features.
+        embedding: what `embed` gives: "backbone", "projection", or in words what else.
     """
 
     passes: float | None = None
+    projects: bool = False
+    embedding: str = "backbone"
 
     @abc.abstractmethod
     def __init__(
@@ -168,6 +173,10 @@ class Pretext(Task):
             float32 `[B, D]` (or `[B, P]`), rows of unit length.
         """
         return tf.math.l2_normalize(self.backbone.embed(images), axis=-1)
+
+    def project(self, features: tf.Tensor) -> tf.Tensor:
+        """Projection f32 `[B, P]`, unit rows, of features `[B, D]`, where the method `projects`."""
+        return tf.math.l2_normalize(self.networks["projector"](features, training=False), axis=-1)
 
 
 class Clustering(Task):
@@ -267,13 +276,29 @@ class SelfLabel(Task):
         config: the section's typed config.
         backbone: network of the selected clustering.
         heads: its best head alone (H = 1).
+
+    Attributes:
+        needs_clustering: whether `begin` is to be called before the first step.
+        passes: as that of a pretext.
     """
+
+    needs_clustering = False
+    passes: float = 1 + 1 / 3
 
     @abc.abstractmethod
     def __init__(
         self, config: SelfLabelConfig, backbone: models.Backbone, heads: models.ClusterHeads
     ):
         """Build the variables."""
+
+    def begin(self, probs: np.ndarray, neighbors: np.ndarray) -> None:
+        """Take in what the clustering says; raises NothingLearned where it teaches nothing.
+
+        Args:
+            probs: float32 [N,C] of all training images.
+            neighbors: int [N,K+1] by the pretext's features, column 0 the image itself.
+        """
+        return
 
     def account(self, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         """What is worth keeping of the logged metrics, in their order.
@@ -282,6 +307,11 @@ class SelfLabel(Task):
             TrainingError: they tell that nothing was learned.
         """
         return {}
+
+    @contextlib.contextmanager
+    def as_finished(self) -> Iterator[None]:
+        """Within it the networks are what `finish` would make of them now."""
+        yield
 
     def finish(self) -> None:
         """What follows the last step, such as putting averages in place of the weights."""

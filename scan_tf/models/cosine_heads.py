@@ -80,6 +80,22 @@ class CosineHeads(keras.Model):
             new.assign(np.asarray(old)[head][None])
         return kept
 
+    def cooled(self, temperature: float) -> CosineHeads:
+        """Heads of the same weights whose logits are these divided by a temperature."""
+        if temperature == 1:
+            return self
+        cooled = CosineHeads(
+            self.num_heads,
+            self.num_clusters,
+            hidden=self.hidden,
+            temperature=self.temperature * temperature,
+        )
+        first = self.kernels[0] if self.kernels else self.directions
+        cooled.build((None, first.shape[1]))
+        for new, old in zip(cooled.variables, self.variables, strict=True):
+            new.assign(old)
+        return cooled
+
 
 def _unit(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
     """X / max(|x|, 1e-12); the square is bounded, not the root, whose gradient at 0 is NaN."""

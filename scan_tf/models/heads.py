@@ -139,6 +139,16 @@ class ClusterHeads(keras.Model):
         assign(kept, source)
         return kept
 
+    def cooled(self, temperature: float) -> ClusterHeads:
+        """New ClusterHeads whose logits are these divided by a temperature; themselves at 1."""
+        if temperature == 1:
+            return self
+        cooled = ClusterHeads(self.num_heads, self.num_clusters)
+        cooled.build((None, self.heads[0].kernel.shape[0]))
+        for new, old in zip(cooled.variables, self.variables, strict=True):
+            new.assign(np.asarray(old) / temperature)
+        return cooled
+
 
 def new_heads(backbone: Backbone, num_heads: int, num_clusters: int) -> ClusterHeads:
     """H cluster heads for a backbone, with initial weights."""

@@ -61,6 +61,18 @@ def trained_clusters(run: Run, stage: str) -> tuple[Backbone, Any]:
     return network, heads
 
 
+def temperature(run: Run, stage: str) -> float:
+    """By which the logits of a clustering are divided; 1 where it was never calibrated."""
+    found = run.record(stage).result.get("temperature", 1.0)
+    return float(found) if run.config.evaluate.calibrate else 1.0
+
+
+def calibrated_clusters(run: Run, stage: str) -> tuple[Backbone, Any]:
+    """`trained_clusters` with the temperature in the head: what is handed out of the run."""
+    network, heads = trained_clusters(run, stage)
+    return network, heads.cooled(temperature(run, stage))
+
+
 def new_clustering(
     run: Run,
     network: Backbone,

@@ -18,9 +18,8 @@ import numpy as np
 from scan_tf.data import sources
 from scan_tf.data.image_set import SPLITS, ImageSet, Split
 from scan_tf.errors import StageError
-from scan_tf.evaluation import probes, report
+from scan_tf.evaluation import calibration, probes, report
 from scan_tf.evaluation.assignments import Clustering
-from scan_tf.evaluation.knn import knn_accuracy
 from scan_tf.evaluation.report import Report
 from scan_tf.features.embedding import head_probs
 from scan_tf.features.map2d import layout
@@ -30,6 +29,7 @@ from scan_tf.pipeline import (
     build,
     doubt,
     embeddings,
+    feature_scores,
     features,
     names,
     neighbors,
@@ -125,16 +125,26 @@ def folder_of(run: Run, split: str) -> Path:
 def _clustering(run: Run, stage: str, images: ImageSet) -> Clustering:
     backbone, heads = build.trained_clusters(run, stage)
     embedded = features.of_backbone(run, backbone, images, stage)
-    probs = head_probs(heads, embedded)
+    probs = head_probs(heads, embedded)[0]
+    temperature = build.temperature(run, stage)
     label, teaches = STAGES[stage].label, stage != CLUSTERINGS[-1]
     result = run.record(stage).result
-    return Clustering(stage, label, probs[0], embedded, result, teaches=teaches)
+    return Clustering(
+        stage,
+        label,
+        calibration.tempered(probs, temperature),
+        embedded,
+        result,
+        teaches=teaches,
+        raw=None if temperature == 1 else probs,
+    )
 
 
 def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
     """The report, but for the clusterings."""
     records = {stage: run.record(stage) for stage in STAGES if stage not in OUTPUTS}
     imported = "imported_from" in records["scan"].result
+    last = records[CLUSTERINGS[-1]]
     return {
         "data": run.config.data.name,
         "split": images.split,
@@ -149,6 +159,8 @@ def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
         "kmeans_colors": baselines["kmeans_colors"],
         "backbone": records["pretext"].result.get("backbone"),
         "heads": _heads(records["scan"].result),
+        "kept": last.result.get("kept", CLUSTERINGS[-1]) if last.is_done else CLUSTERINGS[0],
+        "kept_because": last.result.get("why"),
         "scan": None,
         "selflabel": None,
         "warnings": list(records["scan"].result.get("warnings", [])),
@@ -167,15 +179,20 @@ def score(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]
 
     Returns:
         kmeans_features (None without a pretext) and kmeans_pixels, as `probes.kmeans_scores`
-        gives them. pretext: knn_acc, linear_probe_acc and linear_probe_protocol on the evaluated
-        images; of the training images, whatever is evaluated, neighbor_purity and neighbor_recall
-        of the mined neighbours, neighbor_purity_by_k (K as text -> purity) and
-        neighbor_purity_chance; note. What needs labels, or a stage that is missing, is None.
+        gives them. pretext: on the evaluated images, features: the scores by "backbone" and by
+        "projection", as `feature_scores.score` gives them; neighbor_features: by which of them
+        neighbours are found, and of it knn_acc and kmeans_features; linear_probe_acc and
+        linear_probe_protocol, of the backbone. Of the training images, whatever is evaluated,
+        neighbor_purity and neighbor_recall of the mined neighbours, neighbor_purity_by_k (K as
+        text -> purity) and neighbor_purity_chance; note. What needs labels, or a stage that is
+        missing, is None.
     """
     train, config = run.train_images, run.config.evaluate
     scores: dict[str, Any] = dict.fromkeys(
         (
             "knn_acc",
+            "features",
+            "neighbor_features",
             "neighbor_purity",
             "neighbor_recall",
             "neighbor_purity_by_k",
@@ -196,11 +213,21 @@ def score(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]
         scores["note"] = NO_PRETEXT
     else:
         bank, queries = _embedded(run, pretext, images)
-        scores |= _neighborhoods(run, bank) | _knn(run, images, bank, queries)
-        if config.linear_probe:
-            scores |= _linear_probe(run, images, pretext)
+        scores["neighbor_features"] = features.mined_by(run.config, pretext)
         bar = _bar(run, "k-means on features")
         on_features = probes.kmeans_scores(bank, queries, images.labels, **how, progress=bar)
+        scores |= _neighborhoods(run, bank)
+        found = feature_scores.score(
+            run,
+            images,
+            pretext,
+            (bank, queries),
+            on_features,
+            kmeans=how | {"progress": bar},
+            leave_one_out=_trained_on(images),
+        )
+        if found:
+            scores |= _main_scores(found, scores["neighbor_features"], images)
     bar = _bar(run, "k-means on pixels")
     on_pixels = probes.kmeans_scores(
         probes.thumbnails(train.images),
@@ -256,39 +283,18 @@ def _neighborhoods(run: Run, bank: np.ndarray) -> dict[str, Any]:
     return scores
 
 
-def _knn(run: Run, images: ImageSet, bank: np.ndarray, queries: np.ndarray) -> dict[str, Any]:
-    train = run.train_images
-    if train.labels is None or images.labels is None:
-        return {}
-    accuracy = knn_accuracy(
-        bank,
-        train.labels,
-        queries,
-        images.labels,
-        k=run.config.evaluate.knn_k,
-        num_classes=len(train.class_names),
-        leave_one_out=_trained_on(images),
-    )
-    return {"knn_acc": accuracy}
-
-
-def _linear_probe(run: Run, images: ImageSet, pretext: Pretext) -> dict[str, Any]:
-    train = run.train_images
-    if train.labels is None or images.labels is None:
-        return {}
-
-    def frozen(source: ImageSet) -> np.ndarray:
-        bar = f"backbone features of {source.split}"
-        return features.of_backbone(run, pretext.backbone, source, bar)
-
-    if _trained_on(images):
-        seed, progress = run.config.seed, run.config.runtime.progress
-        accuracy = probes.cross_validated_probe(
-            frozen(images), images.labels, seed=seed, progress=progress
-        )
-        return {"linear_probe_acc": accuracy, "linear_probe_protocol": CROSS_VALIDATION}
-    accuracy = probes.linear_probe(frozen(train), train.labels, frozen(images), images.labels)
-    return {"linear_probe_acc": accuracy, "linear_probe_protocol": "fit on the training images"}
+def _main_scores(
+    found: Mapping[str, Mapping[str, Any]], mined: str, images: ImageSet
+) -> dict[str, Any]:
+    """All of them; apart, kNN by what neighbours are found by, and the backbone's linear probe."""
+    probe = found.get("backbone", {}).get("linear_probe_acc")
+    protocol = CROSS_VALIDATION if _trained_on(images) else "fit on the training images"
+    return {
+        "features": found,
+        "knn_acc": found[mined]["knn_acc"],
+        "linear_probe_acc": probe,
+        "linear_probe_protocol": None if probe is None else protocol,
+    }
 
 
 def _trained_on(images: ImageSet) -> bool:

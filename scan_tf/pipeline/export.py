@@ -26,7 +26,7 @@ def run(run: Run) -> dict[str, Any]:
             "classify images. The clusters are in eval/assignments.csv."
         )
     stage, folder = run.clusterings()[-1], run.folder("export")
-    backbone, heads = build.trained_clusters(run, stage)
+    backbone, heads = build.calibrated_clusters(run, stage)
     listed, doubts = names.listed(names.read(run), heads.num_clusters), doubt.load(run)
     card = model_card.text(run, stage, listed, doubts, image_size=backbone.image_size)
     savedmodel.save(folder, backbone, heads, names=listed, doubt=doubts, card=card)

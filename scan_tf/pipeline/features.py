@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from scan_tf.config import Config
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import ConfigError
 from scan_tf.features import cache
-from scan_tf.features.embedding import embed
+from scan_tf.features.embedding import Network, embed
 from scan_tf.methods.task import Pretext
 from scan_tf.models import pretrained
 from scan_tf.models.backbone import Backbone
 from scan_tf.models.frozen import Frozen
 from scan_tf.models.given import Given
+from scan_tf.pipeline import sizes
 from scan_tf.pipeline.run_dir import Run
 
 
@@ -49,9 +51,30 @@ def of_backbone(run: Run, backbone: Backbone, images: ImageSet, name: str | None
 
 def of_pretext(run: Run, task: Pretext, images: ImageSet, name: str | None) -> np.ndarray:
     """Features float32 [N,P] by which neighbours are found, unit rows."""
+    network = embedding(run.config, task)
     if isinstance(task.backbone, Frozen):
         return of_backbone(run, task.backbone, images, name)
-    return embed(task.embed, images, **run.inference(name))
+    return embed(network, images, **run.inference(name))
+
+
+def embedding(config: Config, task: Pretext) -> Network:
+    """The network that maps images to what neighbours are found by.
+
+    Raises:
+        ConfigError: that is to be the projection of a pretext that has none.
+    """
+    sizes.check_projection(config)
+    return {
+        "auto": task.embed,
+        "backbone": lambda images: tf.math.l2_normalize(task.backbone.embed(images), axis=-1),
+        "projection": lambda images: task.project(task.backbone.embed(images)),
+    }[config.neighbors.features]
+
+
+def mined_by(config: Config, task: Pretext) -> str:
+    """What neighbours are found by: "backbone", "projection", or in words what else."""
+    wanted = config.neighbors.features
+    return task.embedding if wanted == "auto" else wanted
 
 
 def of_frozen(run: Run, backbone: Frozen, images: ImageSet) -> np.ndarray:

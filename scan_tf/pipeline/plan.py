@@ -55,7 +55,8 @@ def passes(config: Config, stage: str) -> float:
         counted = sum(v.count for v in views.values()) if isinstance(views, Mapping) else 2
         return float(counted if method.passes is None else method.passes)
     if stage == "selflabel":
-        return 1 + _FORWARD  # the weak view goes forward alone
+        method = catalog.method_class("selflabel", config.selflabel.name)
+        return float(method.passes)
     if issubclass(catalog.method_class("clustering", config.scan.name), DirectClustering):
         return 0.0
     if config.scan.freeze_backbone:

@@ -24,7 +24,7 @@ from scan_tf.models import torch_files
 from scan_tf.models.heads import ProjectionHead, new_heads
 from scan_tf.models.torch_names import load_torch, to_torch
 from scan_tf.models.weights import save_weights
-from scan_tf.pipeline import build
+from scan_tf.pipeline import build, features
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import TRAINED
 
@@ -189,10 +189,11 @@ def _load_pretext(
 
 
 def _needed(task: Pretext, run: Run, names: list[str]) -> list[str]:
-    """Those of the networks that `embed` reads."""
+    """Those of the networks that neighbours are found by."""
     size = run.train_images.image_size
     images = tf.TensorSpec([1, size, size, 3], tf.float32)
-    read = tf.function(task.embed).get_concrete_function(images).graph.variables
+    network = features.embedding(run.config, task)
+    read = tf.function(network).get_concrete_function(images).graph.variables
     ids = {id(variable) for variable in read}
     return [n for n in names if any(id(v.value) in ids for v in task.networks[n].variables)]
 

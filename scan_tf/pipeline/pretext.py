@@ -68,28 +68,55 @@ class KnnMonitor:
         self.queries = run.images("test")
         self.bank_labels = _labels(self.bank)
         self.query_labels = _labels(self.queries or self.bank)
+        self.task = task
         # Compiled once, not again after every epoch.
-        self._network = tf.function(task.embed, jit_compile=run.device.jit_step, autograph=False)
+        self._network = tf.function(self._rows, jit_compile=run.device.jit_step, autograph=False)
 
     def __call__(self, epoch: int) -> dict[str, float]:
-        """`knn_acc` in 0..1, or nothing in the epochs between."""
+        """Accuracies in 0..1, or nothing in the epochs between.
+
+        Returns:
+            `knn_acc`, by what the pretext finds neighbours by; with the K of
+            `evaluate.knn_k` in their names such as `knn_backbone_k100`, by the backbone's features
+            and, where the pretext has one, by its projection.
+        """
         config = self.run.config.pretext
         if epoch % config.knn_every and epoch != config.epochs:
             return {}
         bank = self._embed(self.bank)
-        accuracy = knn_accuracy(
-            bank,
-            self.bank_labels,
-            bank if self.queries is None else self._embed(self.queries),
-            self.query_labels,
-            k=self.run.config.evaluate.knn_k,
-            num_classes=len(self.bank.class_names),
-            leave_one_out=self.queries is None,
-        )
-        return {"knn_acc": accuracy}
+        queries = bank if self.queries is None else self._embed(self.queries)
+        k = self.run.config.evaluate.knn_k
+        found = {
+            name: knn_accuracy(
+                rows,
+                self.bank_labels,
+                queries[name],
+                self.query_labels,
+                k=k,
+                num_classes=len(self.bank.class_names),
+                leave_one_out=self.queries is None,
+            )
+            for name, rows in bank.items()
+        }
+        mined = found[self.task.embedding]
+        sides = {name: found[name] for name in ("backbone", "projection") if name in found}
+        return {"knn_acc": mined} | {f"knn_{name}_k{k}": acc for name, acc in sides.items()}
 
-    def _embed(self, images: ImageSet) -> np.ndarray:
-        return embed(self._network, images, **self.run.inference(None))
+    def _rows(self, images: tf.Tensor) -> tf.Tensor:
+        """What is looked at, side by side."""
+        features = self.task.backbone.embed(images)
+        sides = {"backbone": tf.math.l2_normalize(features, axis=-1)}
+        if self.task.projects:
+            sides["projection"] = self.task.project(features)
+        if self.task.embedding not in sides:
+            sides[self.task.embedding] = self.task.embed(images)
+        self._widths = {name: rows.shape[-1] for name, rows in sides.items()}
+        return tf.concat([*sides.values()], axis=-1)
+
+    def _embed(self, images: ImageSet) -> dict[str, np.ndarray]:
+        rows = embed(self._network, images, **self.run.inference(None))
+        ends = np.cumsum([*self._widths.values()])[:-1]
+        return dict(zip(self._widths, np.split(rows, ends, axis=1), strict=True))
 
 
 def _labels(images: ImageSet) -> np.ndarray:

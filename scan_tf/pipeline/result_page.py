@@ -10,7 +10,7 @@ import numpy as np
 
 from scan_tf import config
 from scan_tf.data.image_set import ImageSet
-from scan_tf.evaluation import abstention, report_page
+from scan_tf.evaluation import abstention, report_lines, report_page
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.page_data import StageFacts
 from scan_tf.features import neighbors
@@ -49,7 +49,8 @@ def write(
     abstain, outliers = found.get("abstain"), None
     if abstain is not None and distance is not None:
         outliers = abstention.outliers(distance, abstain["far"])
-    scored = _BASELINES | labels()
+    shown = labels()
+    scored = _BASELINES | {stage: shown[stage] for stage in run.clusterings()}
     mined = None
     if images.split == "train" and run.is_done("neighbors"):
         mined = neighbors.load(run.sealed("neighbors", "train.npz"))
@@ -65,11 +66,16 @@ def write(
         ],
         settings=config.dump(run.config),
         environment=_environment(run),
+        calibrated=clustering.raw is not None,
+        feature_scores=found["pretext"].get("features"),
         points=points,
         seed=run.config.seed,
         mined=mined,
         backbone=found["backbone"],
-        notes=run.record("scan").result.get("warnings", ()),
+        notes=[
+            *([report_lines.kept(found, shown)] if found["kept_because"] else []),
+            *run.record("scan").result.get("warnings", ()),
+        ],
         cluster_names=clustering.names or None,
         abstain=abstain,
         outliers=outliers,

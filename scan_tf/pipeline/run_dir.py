@@ -154,11 +154,9 @@ class Run:
 
     def inference(self, progress: str | None) -> dict[str, Any]:
         """Options of `embedding.embed`; `progress` is the name of the bar."""
-        return {
-            "batch_size": self.config.evaluate.batch_size,
-            "jit": self.device.jit_step,
-            "progress": progress if self.config.runtime.progress else None,
-        }
+        shown = progress if self.config.runtime.progress else None
+        size = self.config.evaluate.batch_size
+        return {"batch_size": size, "jit": self.device.jit_step, "progress": shown}
 
     def is_done(self, stage: str) -> bool:
         """Whether the stage has finished with this config.
@@ -179,7 +177,7 @@ class Run:
             )
 
     def clusterings(self) -> list[str]:
-        """The stages that have clustered the images; the last one is what the run has to show.
+        """The stages that clustered the images; the last one, as the guard has it, is to be shown.
 
         Raises:
             StageError: none has finished, or one was made with another config.
@@ -187,6 +185,8 @@ class Run:
         done = [stage for stage in CLUSTERINGS if self.is_done(stage)]
         if not done:
             self.require(CLUSTERINGS[0])
+        if self.record(done[-1]).result.get("kept") == CLUSTERINGS[0]:
+            done = [s for s in reversed(done) if (self.folder(s) / "weights.npz").exists()]
         return done
 
     def record(self, stage: str) -> Record:

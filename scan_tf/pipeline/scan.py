@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from scan_tf.models.backbone import Backbone
 from scan_tf.models.frozen import Frozen
 from scan_tf.models.heads import ClusterHeads
 from scan_tf.models.weights import load_weights, save_weights
-from scan_tf.pipeline import build, features, learning, neighbors
+from scan_tf.pipeline import build, calibrate, features, learning, neighbors
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.selection import Best, Selection, validation
 from scan_tf.training.loader import CachedLoader, Order, compiled
@@ -41,7 +42,7 @@ class Result(Best):
     warnings: list[str]
 
 
-def run(run: Run) -> Result:
+def run(run: Run) -> Mapping[str, Any]:
     """Train the cluster heads, and the backbone with them; keep the best epoch and head."""
     config, folder = run.config.scan, run.folder("scan")
     if issubclass(catalog.method_class("clustering", config.name), DirectClustering):
@@ -54,7 +55,12 @@ def run(run: Run) -> Result:
     kept_of = load_weights(selection.path, task.networks)
     if kept_of and kept_of != best:  # of a later epoch, after which the program was killed
         best = cast(Best, kept_of)
-    kept_head, found = _combine(run, backbone, heads, best["head"])
+    if selection.settled:
+        count, most = len(selection.record["settling"]), config.epochs
+        print(f"  the consistency has settled: {count} of at most {most} epochs")
+    rows = features.of_backbone(run, backbone, run.train_images, "features")
+    kept_head, found = _combine(run, rows, heads, best["head"])
+    calibrated = _calibrated(run, kept_head, rows, selection)
     save_weights(
         folder / "weights.npz", {"backbone": backbone, "heads": kept_head}, extra=dict(best)
     )
@@ -69,7 +75,7 @@ def run(run: Run) -> Result:
         )
     if config.combine == "consensus":
         print("  in place of that head: a classifier of what all heads agree on")
-    return {
+    result: Result = {
         "selection": config.selection,
         "combine": config.combine,
         "agreement": found.agreement,
@@ -77,9 +83,19 @@ def run(run: Run) -> Result:
         "warnings": selection.warnings,
         **best,
     }
+    return {**result, **calibrated}
 
 
-def _direct(run: Run) -> Result:
+def _calibrated(
+    run: Run, head: ClusterHeads, rows: np.ndarray, selection: Selection
+) -> calibrate.Calibrated:
+    """The temperature of the kept head; `rows`: features of the training images."""
+    mined, k = neighbors.mined(run).indices, run.config.neighbors.k_validation
+    held_out = selection.checked.held_out
+    return calibrate.of_clustering(head_probs(head, rows)[0], mined, held_out, k=k)
+
+
+def _direct(run: Run) -> Mapping[str, Any]:
     """Cluster all images at once, and fit the one head on what was found."""
     config, seed, folder = run.config.scan, run.seed("scan"), run.folder("scan")
     backbone = build.trained_pretext(run).backbone
@@ -96,7 +112,7 @@ def _direct(run: Run) -> Result:
     best = selection.best
     save_weights(folder / "weights.npz", task.networks, extra=dict(best))
     files.write_text(folder / "best.json", json.dumps(best, indent=2) + "\n")
-    return {
+    result: Result = {
         "selection": config.selection,
         "combine": config.combine,
         "agreement": 1.0,
@@ -104,6 +120,7 @@ def _direct(run: Run) -> Result:
         "warnings": selection.warnings,
         **best,
     }
+    return {**result, **_calibrated(run, heads, rows, selection)}
 
 
 def prepared(run: Run, folder: Path) -> tuple[Clustering, Batches, Selection]:
@@ -138,11 +155,10 @@ def prepared(run: Run, folder: Path) -> tuple[Clustering, Batches, Selection]:
 
 
 def _combine(
-    run: Run, backbone: Backbone, heads: ClusterHeads, best: int
+    run: Run, rows: np.ndarray, heads: ClusterHeads, best: int
 ) -> tuple[ClusterHeads, Consensus]:
-    """The one head that is kept, and what all of them have in common."""
-    train, seed = run.train_images, run.seed("scan")
-    rows = features.of_backbone(run, backbone, train, "features")
+    """The one head that is kept, and what all of them have in common; `rows`: features."""
+    seed = run.seed("scan")
     found = consensus.of_heads(head_probs(heads, rows), seed=seed)
     if run.config.scan.combine == "best_head":
         return heads.keep(best), found

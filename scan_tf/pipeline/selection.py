@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import ConfigError, StageError
+from scan_tf.evaluation import alarms
 from scan_tf.evaluation.metrics import selection_loss
 from scan_tf.evaluation.remarks import of_heads
 from scan_tf.features.embedding import embed, head_probs
@@ -23,6 +25,8 @@ from scan_tf.pipeline import neighbors
 from scan_tf.pipeline.run_dir import Run
 
 _log = logging.getLogger(__name__)
+# Share by which the consistency has to fall for the training to be worth going on with.
+_SETTLED = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,8 @@ class Selection:
 
     Attributes:
         record: epoch, head, total, consistency and entropy of the best so far, and the number of
-            clusters that each head `used` then.
+            clusters that each head `used` then; with `scan.patience` also settling, the mean
+            consistency of the heads in every epoch.
     """
 
     def __init__(self, run: Run, task: Clustering, checked: Validation, path: Path):
@@ -87,7 +92,10 @@ class Selection:
         if (used[head] == 1) > self._collapsed:
             _log.warning("scan: epoch %d: all images are in one cluster of the best head.", epoch)
         self._collapsed = used[head] == 1
-        if not self.record or total < self.record["total"]:
+        if self.task.config.patience:
+            mean = float(np.mean([s[1] for s in scores]))
+            self.record["settling"] = [*self.record.get("settling", []), mean]
+        if "total" not in self.record or total < self.record["total"]:
             self.record.update(
                 epoch=epoch, head=head, total=total, consistency=consistency, entropy=entropy
             )
@@ -98,12 +106,18 @@ class Selection:
             "selection_best": self.record["total"],
             "clusters_used": used[head],
             "dead_heads": sum(count == 1 for count in used),
+            **alarms.look(probs[head], self.checked.indices[:, 1:]),
         }
+
+    @property
+    def settled(self) -> bool:
+        """Whether the consistency has not fallen by 1 % in the last `scan.patience` epochs."""
+        return settled(self.record.get("settling", []), self.task.config.patience)
 
     @property
     def best(self) -> Best:
         """The record, once an epoch has been scored."""
-        return cast(Best, {key: v for key, v in self.record.items() if key != "used"})
+        return cast(Best, {key: self.record[key] for key in Best.__annotations__})
 
     @property
     def warnings(self) -> list[str]:
@@ -121,11 +135,21 @@ class Selection:
         return self._features
 
 
+def settled(consistency: Sequence[float], patience: int) -> bool:
+    """Whether the lowest of the last `patience` values is less than 1 % below those before.
+
+    With a patience of 0, or no values before them, it is not.
+    """
+    if not patience or len(consistency) <= patience:
+        return False
+    return min(consistency[-patience:]) > (1 - _SETTLED) * min(consistency[:-patience])
+
+
 def validation(run: Run) -> Validation:
     """What epoch and head are selected on. Raises StageError where there is no such split."""
     config, train = run.config.scan, run.train_images
     embedded = neighbors.features(run)
-    held_out = np.zeros(len(train), bool)
+    out = held_out(run)
     images, rows = train, embedded["train"]
     if config.selection == "test":
         test = run.images("test")
@@ -133,13 +157,21 @@ def validation(run: Run) -> Validation:
             raise StageError(f"scan.selection: 'test', but '{train.name}' has no test split.")
         images, rows = test, embedded["test"]
     elif config.selection == "heldout":
-        count = round(config.heldout_fraction * len(train))
-        random = np.random.default_rng(run.seed("scan"))
-        held_out[random.choice(len(train), count, replace=False)] = True
-        images, rows = train.subset(held_out), rows[held_out]
+        images, rows = train.subset(out), rows[out]
     settings = dataclasses.replace(run.config.neighbors, index="auto")
     try:
         mined = mine(rows, settings, k=settings.k_validation, seed=run.seed("scan"))
     except ConfigError as error:
         raise ConfigError(f"neighbors.k_validation: {error}") from error
-    return Validation(images, rows, mined.indices, held_out)
+    return Validation(images, rows, mined.indices, out)
+
+
+def held_out(run: Run) -> np.ndarray:
+    """Which of the training images SCAN does not learn from, bool [N]."""
+    config, count = run.config.scan, len(run.train_images)
+    out = np.zeros(count, bool)
+    if config.selection == "heldout":
+        size = round(config.heldout_fraction * count)
+        random = np.random.default_rng(run.seed("scan"))
+        out[random.choice(count, size, replace=False)] = True
+    return out

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from scan_tf.errors import NothingLearned
+from scan_tf.features.embedding import head_probs
 from scan_tf.files import read_metrics
-from scan_tf.models.weights import save_weights
-from scan_tf.pipeline import build, learning
+from scan_tf.methods.task import SelfLabel
+from scan_tf.models.weights import load_weights, save_weights
+from scan_tf.pipeline import build, calibrate, features, learning, neighbors
+from scan_tf.pipeline.guard import Guard
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.selection import held_out
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -16,12 +22,39 @@ def run(run: Run) -> dict[str, Any]:
     run.require("scan")
     config, images, folder = run.config.selflabel, run.train_images, run.folder("selflabel")
     task = build.new_selflabel(run, *build.trained_clusters(run, "scan"))
+    guard = None if config.guard == "none" else Guard(run, task)
+    if guard and guard.refuses():
+        return guard.outcome()
+    if task.needs_clustering:
+        run.require("neighbors")
+        task.begin(_probs(run, task), neighbors.mined(run).indices)
     loader = learning.new_loader(run, "selflabel", images, task)
     try:
-        learning.train(run, config, folder, task, loader)
+        learning.train(run, config, folder, task, loader, hook=guard)
     except NothingLearned:
         task.account(read_metrics(folder / "metrics.jsonl"))  # which says why, and what to do
         raise
     task.finish()
+    result = {} if guard is None else guard.outcome()
+    if result.get("kept_epoch"):
+        load_weights(folder / "best.npz", task.networks)
     save_weights(folder / "weights.npz", task.networks)
-    return task.account(read_metrics(folder / "metrics.jsonl"))
+    return {
+        **task.account(read_metrics(folder / "metrics.jsonl")),
+        **_calibrated(run, task),
+        **result,
+    }
+
+
+def _calibrated(run: Run, task: SelfLabel) -> dict[str, Any]:
+    """The temperature of the clustering, where neighbours are known."""
+    if not run.is_done("neighbors"):
+        return {}
+    mined, k = neighbors.mined(run).indices, run.config.neighbors.k_validation
+    return dict(calibrate.of_clustering(_probs(run, task), mined, held_out(run), k=k))
+
+
+def _probs(run: Run, task: SelfLabel) -> np.ndarray:
+    """Float32 [N,C] of the training images, by the networks as they are."""
+    rows = features.of_backbone(run, task.backbone, run.train_images, "features")
+    return head_probs(task.networks["heads"], rows)[0]

@@ -1,4 +1,4 @@
-"""Whether there are images enough for the settings, asked before the first stage."""
+"""Whether images and settings are enough for every stage, asked before the first one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Collection
 
 from scan_tf.config import Config
-from scan_tf.errors import DataError, StageError
+from scan_tf.errors import ConfigError, DataError, StageError
+from scan_tf.methods import catalog
 from scan_tf.pipeline.stage import TRAINED
 
 
@@ -55,7 +56,9 @@ def check(config: Config, num_images: int, num_test: int | None) -> None:
     Raises:
         DataError: too few images for a batch or for the neighbours.
         StageError: epoch and head are to be chosen on test images that there are not.
+        ConfigError: neighbours are to be found by a projection that the pretext does not have.
     """
+    check_projection(config)
     for stage in TRAINED:
         size, count = getattr(config, stage).batch_size, learning(config, stage, num_images)
         if size > count and getattr(config, stage).epochs:
@@ -77,3 +80,13 @@ def check(config: Config, num_images: int, num_test: int | None) -> None:
             raise DataError(
                 f"neighbors.{name} = {k} needs at least {k + 1} images, got {count}. {advice}"
             )
+
+
+def check_projection(config: Config) -> None:
+    """Raise ConfigError where neighbours are to be found by a projection that there is not."""
+    method = catalog.method_class("pretext", config.pretext.name)
+    if config.neighbors.features == "projection" and not method.projects:
+        raise ConfigError(
+            f"neighbors.features: 'projection', but the pretext '{config.pretext.name}' has none. "
+            "Expected auto or backbone."
+        )

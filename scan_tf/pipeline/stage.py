@@ -77,7 +77,7 @@ STAGES = {
             reads=("selflabel",),
             trains=True,
             keeps=("weights.npz",),
-            begun=("ckpt/state.npz",),
+            begun=("best.npz", "ckpt/state.npz"),
             label="self-label",
         ),
         Stage(

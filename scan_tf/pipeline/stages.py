@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from scan_tf import machine
 from scan_tf.augment import host, policies
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError, NothingLearned, WithoutSelfLabel
@@ -104,6 +105,7 @@ def run_stage(run: Run, stage: str) -> None:
     with run.working(stage) as result:
         keras.utils.set_random_seed(run.seed(stage))
         result.update(module.run(run))
+        result["peak_memory_mib"] = machine.peak_memory_mib()
         if run.finish == stage:
             steps = status.steps(run.folder(stage))
             print(f"  finished at step {steps['step']:,} of {steps['total']:,}")

@@ -170,13 +170,13 @@ def self_label(clustered: Fitted, *, verbose: bool = False, **settings: Any) -> 
 
         run = _copy(clustered.run, settings, verbose, without="selflabel")
         stages.run_stage(run, "selflabel")
-        return _fitted(run, "selflabel")
+        return _fitted(run, run.clusterings()[-1])
 
 
 def _fitted(run: Run, stage: str) -> Fitted:
     from scan_tf.pipeline import build
 
-    return Fitted(run, *build.trained_clusters(run, stage), {}, keep_run=stage == "scan")
+    return Fitted(run, *build.calibrated_clusters(run, stage), {}, keep_run=stage == "scan")
 
 
 def _copy(run: Run, settings: dict[str, Any], verbose: bool, *, without: str) -> Run:

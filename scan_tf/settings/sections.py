@@ -111,7 +111,12 @@ class OptimizerConfig(Section):
     l2: float = setting(
         1e-4, low=0, help="coupled weight decay, added to the gradient of every parameter"
     )
-    schedule: Literal["constant", "cosine"] = setting("constant", help="course of the rate")
+    schedule: Literal["constant", "cosine", "constant_cosine"] = setting(
+        "constant", help="course of the rate; constant_cosine: constant first, see constant_share"
+    )
+    constant_share: float = setting(
+        0.5, low=0, high=0.99, help="of constant_cosine: share of the epochs before the cosine"
+    )
     schedule_per: Literal["epoch", "step"] = setting(
         "epoch", help="epoch moves the cosine once an epoch, as the official code does"
     )
@@ -149,6 +154,9 @@ class NeighborsConfig(Section):
 
     index: Literal["annoy", "exact", "hnsw", "auto"] = setting(
         "auto", help="how neighbours are searched; hnsw needs the extra of that name"
+    )
+    features: Literal["auto", "backbone", "projection"] = setting(
+        "auto", help="what neighbours are found by; auto: what the pretext finds them by"
     )
     k: int = setting(20, low=1, help="neighbours of every image, K")
     k_validation: int = setting(
@@ -196,6 +204,9 @@ class ScanConfig(TrainConfig):
     heldout_fraction: float = setting(
         0.1, above=0, high=0.5, help="share of the training images that heldout sets aside"
     )
+    patience: int = setting(
+        0, low=0, help="end once the consistency fell by less than 1 % in so many epochs; 0: never"
+    )
     combine: Literal["best_head", "consensus"] = setting(
         "best_head",
         help="the head of the lowest selection loss, or a classifier of what all heads agree on",
@@ -216,6 +227,11 @@ class SelfLabelConfig(TrainConfig):
         names=_POLICIES,
         help="policy of the views that learn, or the dotted name of a function that makes one",
     )
+    guard: Literal["none", "warn", "keep", "refuse"] = setting(
+        "warn",
+        help="where the stage does harm, which is told without labels: warn; keep also goes back "
+        "an epoch, or to SCAN; refuse also does not start unsure; none does not look",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +244,13 @@ class EvaluateConfig(Section):
     batch_size: int = setting(500, low=1, help="images at a time, here and wherever none learns")
     knn_k: int = setting(100, low=1, help="neighbours that the kNN classifier asks")
     kmeans_restarts: int = setting(10, low=1, help="k-means runs from so many starts")
-    linear_probe: bool = setting(True, help="fit a linear classifier on the pretext's features")
+    linear_probe: bool = setting(
+        True,
+        help="fit linear classifiers on backbone and projection: one more pass over the images",
+    )
+    calibrate: bool = setting(
+        True, help="hand out probabilities at the temperature that the agreement of neighbours asks"
+    )
     formulas: bool = setting(
         False, help="names that begin like a formula stay so in tables; false: they get a quote"
     )

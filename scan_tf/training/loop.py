@@ -53,7 +53,10 @@ class Batches(Protocol):
 
 
 class EpochHook(Protocol):
-    """Called after every epoch; `record` is JSON-able and travels with the checkpoint."""
+    """Called after every epoch; `record` is JSON-able and travels with the checkpoint.
+
+    One that also has `settled` ends the training after an epoch for which it is true.
+    """
 
     record: dict[str, Any]
 
@@ -162,6 +165,8 @@ class Trainer:
                 )
             with Progress(self.directory, self.total_steps, start, shown=False):
                 return
+        if self._settled:
+            return
         saved, shown = time.monotonic(), self.runtime.progress
         progress = Progress(
             self.directory, self.total_steps, start, shown=shown, when_known=self._when_known
@@ -185,7 +190,8 @@ class Trainer:
                     if position == 0 and "skipped" in row and not int(self.optimizer.updates):
                         raise NothingLearned(f"{self.directory}: no step of the epoch was taken.")
                 due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
-                if due or deferred.received or step == self.total_steps:
+                ended = step == self.total_steps or self._settled
+                if due or deferred.received or ended:
                     self._save(step)
                     saved = time.monotonic()
                     deferred.holds = False
@@ -195,6 +201,8 @@ class Trainer:
                         f"Stopped at step {step} of {self.total_steps}; saved in {self.directory}. "
                         "Run the same command to go on.",
                     )
+                if self._settled:
+                    return
 
     def steps(self, start: int) -> Iterator[Call]:
         """Make the steps from `start` on; after each call, how many are done and its metrics."""
@@ -219,6 +227,11 @@ class Trainer:
             for name, slot in zip(trained, variables, strict=True)
         }
         return {"step": self.step, **named, "optimizer/updates": self.optimizer.updates, **slots}
+
+    @property
+    def _settled(self) -> bool:
+        """Whether the hook says that there is nothing more to learn."""
+        return getattr(self.hook, "settled", False)
 
     def _save(self, step: int) -> None:
         window = self._finite(step)

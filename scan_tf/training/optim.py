@@ -35,16 +35,21 @@ class Schedule:
         """float32 scalar for an int64 step counted from 0.
 
         Cosine: end + (lr - end) * (1 + cos(pi * t / epochs)) / 2 with t in epochs, whole ones
-        where `schedule_per` is `epoch` (official SCAN configuration).
+        where `schedule_per` is `epoch` (official SCAN configuration). After a constant part both
+        are counted from its end.
         """
         config = self.config
         epoch = tf.cast(step, tf.float32) / self.steps_per_epoch
         rate = tf.constant(config.lr, tf.float32)
-        if config.schedule == "cosine":
+        if config.schedule != "constant":
             whole = tf.cast(step // self.steps_per_epoch, tf.float32)
             elapsed = whole if config.schedule_per == "epoch" else epoch
+            epochs: float = self.epochs
+            if config.schedule == "constant_cosine":
+                held = config.constant_share * epochs
+                elapsed, epochs = tf.maximum(0.0, elapsed - held), epochs - held
             last = config.lr * config.final_fraction
-            wave = tf.cos(math.pi * elapsed / self.epochs)
+            wave = tf.cos(math.pi * elapsed / epochs)
             rate = last + (config.lr - last) * (1 + wave) / 2
         if config.warmup_epochs:
             per_step = 1 / self.steps_per_epoch

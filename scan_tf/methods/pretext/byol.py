@@ -52,6 +52,7 @@ class Method(Pretext):
     """
 
     passes = 2 + 2 / 3
+    projects = True
 
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int

@@ -56,6 +56,7 @@ class Method(Pretext):
     views = {"image": View("simclr")}
 
     passes = 4
+    projects = True
 
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int
@@ -72,6 +73,8 @@ class Method(Pretext):
             "probe": self.probe,
             "projector": self.projector,
         }
+        if config.feature == "invariant":
+            self.embedding = "invariant half"
         self.bank = MemoryBank(
             num_images,
             projection_dim,
@@ -115,6 +118,10 @@ class Method(Pretext):
     def after_update(self, batch: Batch) -> None:
         """Remember the rows of this batch, made in `loss`."""
         self.bank.after_update(batch["index"])
+
+    def project(self, features: tf.Tensor) -> tf.Tensor:
+        """The projection of the invariant half, float32 `[B, P]`, unit rows."""
+        return super().project(features[:, self.half :])
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """The backbone feature or its invariant half, float32 `[B, D]` or `[B, D/2]`, unit rows."""

@@ -91,6 +91,7 @@ class Method(Pretext):
     """
 
     passes = 1 + 1 / 3
+    projects = True
 
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int

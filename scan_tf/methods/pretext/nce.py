@@ -43,6 +43,8 @@ class Method(Pretext):
     """
 
     views = {"image": View("simclr")}
+    projects = True
+    embedding = "projection"
 
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int
@@ -75,4 +77,4 @@ class Method(Pretext):
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """The projection, float32 `[B, P]`, rows of unit length."""
-        return self.projector(self.backbone(images, training=False))
+        return self.projector(self.backbone.embed(images))

@@ -49,6 +49,8 @@ class Method(Pretext):
         self.config = config
         self.head = models.MLP((backbone.feature_dim, 4), name="rotation_head", layers=("linear",))
         self.networks = {"backbone": backbone, "rotation_head": self.head}
+        if config.feature_stage != 4:
+            self.embedding = f"stage {config.feature_stage}"
 
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Four-way cross-entropy over the 4B rotated images."""

@@ -48,6 +48,9 @@ class Config(TwoViewConfig):
 class Method(Pretext):
     """Views a and b of each anchor go through one forward pass."""
 
+    projects = True
+    embedding = "projection"
+
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int
     ):

@@ -38,6 +38,8 @@ class Config(TwoViewConfig):
 class Method(Pretext):
     """Each view goes through the networks by itself, as in the official code."""
 
+    projects = True
+
     def __init__(
         self, config: Config, backbone: models.Backbone, *, projection_dim: int, num_images: int
     ):

@@ -7,14 +7,16 @@ makes no step; it is counted in the metric `skipped`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scan_tf import models
 from scan_tf.config import SelfLabelConfig
 from scan_tf.errors import NothingLearned
 from scan_tf.lazy import tf
+from scan_tf.methods.averages import Averages
 from scan_tf.methods.losses import confident_cross_entropy
 from scan_tf.methods.task import Batch, SelfLabel, View
 from scan_tf.settings.schema import setting
@@ -45,19 +47,12 @@ class Method(SelfLabel):
         self.heads = heads
         self.networks = {"backbone": backbone, "heads": heads}
         self.views = {"weak": View("none"), "strong": View(config.augmentation)}
-        self.averages = [
-            tf.Variable(v, trainable=False, name=f"ema/{v.path}")
-            for v in (self._weights if config.ema else [])
-        ]
-
-    @property
-    def _weights(self) -> list[Any]:
-        return [v for n in self.networks.values() for v in n.variables]
+        self.averages = Averages(self.networks, config.ema)
 
     @property
     def extra_state(self) -> list[Any]:
         """The moving averages, where `ema` is on."""
-        return self.averages
+        return self.averages.variables
 
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Cross-entropy on the strong view against the confident labels of the weak one."""
@@ -71,9 +66,8 @@ class Method(SelfLabel):
         return loss, {"confident": tf.cast(confident, tf.float32) / count, "skipped": skipped}
 
     def after_update(self, batch: Batch) -> None:
-        """Move the averages: a = ema * a + (1 - ema) * w."""
-        for average, weight in zip(self.averages, self._weights, strict=False):
-            average.assign(weight + self.config.ema * (average - weight))
+        """Move the averages, where `ema` is on."""
+        self.averages.follow()
 
     def account(self, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         """How many samples were confident, and whether the stage was still improving at its end."""
@@ -100,8 +94,16 @@ class Method(SelfLabel):
 
     def finish(self) -> None:
         """Put the averages in place of the weights, where `ema` is on."""
-        for average, weight in zip(self.averages, self._weights, strict=False):
-            weight.assign(average)
+        self.averages.put()
+
+    @contextlib.contextmanager
+    def as_finished(self) -> Iterator[None]:
+        """Within it the averages are in place of the weights, where `ema` is on."""
+        self.averages.swap()
+        try:
+            yield
+        finally:
+            self.averages.swap()
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
         return self.heads(self.backbone(images, training=True))[0]
