@@ -77,7 +77,8 @@ def make(name: str, dtype: str = "float32") -> Task:
     heads = ClusterHeads(3 if name == "scan_heads" else 1, CLUSTERS)
     heads.build((None, network.feature_dim))
     if name == "selflabel":
-        # New networks are not sure of anything; a third is more than any cluster's even share.
+        # A new head is not sure of anything, and gives all images to one cluster.
+        heads.heads[0].kernel.assign(10 * heads.heads[0].kernel)
         return confident.Method(confident.Config(threshold=0.3, ema=0.9), network, heads)
     if name == "fixmatch":
         # A weak view is not sure of anything either, and half of the images are reliable.

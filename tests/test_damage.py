@@ -126,14 +126,14 @@ def test_a_finished_stage_goes_on_for_more_epochs(finished, tmp_path, capsys):
     run = copy(finished, tmp_path / "run")
     more = "selflabel.epochs=22"
     line = refused(capsys, "selflabel", "--run-dir", run, more)
-    assert "selflabel.epochs is 20 there, 22 here" in line
+    assert "selflabel.epochs is 12 there, 22 here" in line
     assert scan_tf("selflabel", "--run-dir", run, "--extend", more) == 0
     rows = read_metrics(run / "selflabel" / "metrics.jsonl")
     before = read_metrics(finished / "selflabel" / "metrics.jsonl")
     assert rows[: len(before)] == before
     assert rows[-1]["epoch"] == 22
     work = opened(run, more)
-    assert work.record("selflabel").extended == ({"selflabel.epochs": [20, 22]},)
+    assert work.record("selflabel").extended == ({"selflabel.epochs": [12, 22]},)
     assert [s for s in STAGES if work.is_done(s)] == ["pretext", "neighbors", "scan", "selflabel"]
 
 

@@ -279,7 +279,7 @@ def test_it_learns_to_tell_images_apart(tmp_path):
     """Over batches of different images, queue and key encoder included, the loss falls."""
     keras.utils.set_random_seed(0)
     task = make(num_images=64, queue_size=2 * BATCH, momentum=0.9)
-    batches = [batch(task, step) for step in range(4)]
+    batches = [batch(task, step, augmented=True) for step in range(4)]
     source = Given(batches)
     loop = trainer(task, source, tmp_path, epochs=30, optimizer=small_tasks.FAST)
     update = tf.function(loop.update, autograph=False)

@@ -183,7 +183,7 @@ def test_minutes_are_planned_by_the_heads(eager, run_dir, tmp_path, monkeypatch,
     epochs = run.config.scan.epochs
     assert epochs > 30
     assert f"--minutes 5: scan {epochs} epochs. Planned: about " in said
-    assert (run.config.selflabel.epochs, run.config.pretext.epochs) == (0, 30)
+    assert (run.config.selflabel.epochs, run.config.pretext.epochs) == (0, 20)
     assert not run.folder("scan").exists()
 
 

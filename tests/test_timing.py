@@ -34,7 +34,7 @@ def test_epochs_are_chosen_once(eager, run, monkeypatch, capsys):
     timing.fit(run, 600, time.monotonic())
     # 60 images in batches of 16.
     (pretext,) = seen
-    assert (pretext.step, pretext.total) == (0, 30 * 3)
+    assert (pretext.step, pretext.total) == (0, 20 * 3)
     assert pretext.steps_per_second > 1
     chosen = epochs_of(run)
     assert chosen[0] > 30
