@@ -36,8 +36,8 @@ def test_the_first_steps_tell_of_the_stages_after():
     assert left["pretext"] == 240 / 2
     # As many passes as SimCLR has, two views forward and back, and a score of every epoch.
     assert left["scan"] == pytest.approx(200 / 2 * (2 + 1 / 3) / 2 + 7)
-    # One view forward and back, one forward.
-    assert left["selflabel"] == pytest.approx(150 / 2 * (4 / 3) / 2 + 7)
+    # One view forward and back, one forward, and the guard's look at every epoch.
+    assert left["selflabel"] == pytest.approx(150 / 2 * (5 / 3) / 2 + 7)
     assert plan.remaining(SETTINGS, {}) == {}
 
 
@@ -45,7 +45,7 @@ def test_what_was_measured_later_counts_more():
     scan = Seen(step=100, total=200, steps_per_second=1.0)
     left = plan.remaining(SETTINGS, {"pretext": PRETEXT, "scan": scan})
     assert left["scan"] == 100
-    assert left["selflabel"] == pytest.approx(150 * (4 / 3) / (2 + 1 / 3))
+    assert left["selflabel"] == pytest.approx(150 * (5 / 3) / (2 + 1 / 3))
 
 
 def test_the_views_of_heads_alone_are_counted():
@@ -97,6 +97,17 @@ def test_what_heads_do_not_tell_is_left_out():
     assert told["selflabel"] == 13 * 10 + 5
 
 
+def test_the_guard_of_many_images_costs_little():
+    alone = dataclasses.replace(SETTINGS.selflabel, guard="none")
+    many = Seen(step=0, total=30 * 1000, steps_per_second=2.0)  # 100,000 images
+    left = [
+        plan.remaining(dataclasses.replace(SETTINGS, selflabel=section), {"pretext": many})
+        for section in (alone, SETTINGS.selflabel)
+    ]
+    looks = left[1]["selflabel"] - left[0]["selflabel"]
+    assert looks == pytest.approx(15 * 2000 * (1 / 3) / 400)
+
+
 def test_passes_of_methods():
     def of(**tree):
         return plan.passes(config.from_dict(tree), "pretext" if "pretext" in tree else "scan")
@@ -111,7 +122,7 @@ def test_passes_of_methods():
 def test_epochs_are_fitted_to_a_time():
     for budget in (120, 300, 1000):
         chosen, told = plan.within(SETTINGS, {"pretext": PRETEXT}, budget)
-        longest_epochs = 5 + 6 + 10 / 3
+        longest_epochs = 5 + 6 + 4.2
         assert budget - longest_epochs < sum(told.values()) <= budget
         # What the plan says is what the stages will say of themselves, and compiling.
         fresh = Seen(0, 10 * chosen.pretext.epochs, 2.0, 7.0)

@@ -187,9 +187,13 @@ def test_minutes_are_planned_by_the_heads(eager, run_dir, tmp_path, monkeypatch,
     assert not run.folder("scan").exists()
 
 
-def test_minutes_of_a_last_stage_on_frozen_features(eager, run_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["confident", "fixmatch"])
+def test_minutes_of_a_last_stage_on_frozen_features(
+    eager, run_dir, tmp_path, monkeypatch, capsys, name
+):
     monkeypatch.setattr(timing, "_TIMED_S", 0.0)
     tiny_runs.copy(run_dir, tmp_path / "run", without="scan")
-    run = tiny_runs.opened(tmp_path / "run", "selflabel.epochs=5")
+    run = tiny_runs.opened(tmp_path / "run", f"selflabel.name={name}", "selflabel.epochs=5")
     timing.fit(run, 300, time.monotonic())
     assert run.config.scan.epochs / run.config.selflabel.epochs == pytest.approx(6, rel=0.2)
+    assert "reliable" not in capsys.readouterr().out  # nothing has been clustered yet

@@ -8,6 +8,7 @@ import time
 import pytest
 from tiny_runs import opened, write_config, write_splits
 
+from scan_tf import config
 from scan_tf.errors import ConfigError
 from scan_tf.pipeline import timing
 from scan_tf.pipeline.stage import TRAINED
@@ -60,3 +61,14 @@ def test_too_few_minutes_are_refused(eager, run):
         timing.fit(run, -60, time.monotonic())
     with pytest.raises(ConfigError, match="--minutes: too few: one epoch of each stage"):
         timing.fit(run, 30, time.monotonic())
+
+
+def test_a_run_without_epochs_to_choose_is_refused(run):
+    tree = config.to_dict(run.config) | {
+        "pretext": "pretrained",
+        "scan": {"name": "kmeans"},
+        "selflabel": {"epochs": 0},
+    }
+    run.config = config.from_dict(tree)
+    with pytest.raises(ConfigError, match="--minutes: no stage of this run has epochs to choose"):
+        timing.fit(run, 600, time.monotonic())

@@ -13,12 +13,11 @@ from scan_tf.features.embedding import embed, head_probs
 from scan_tf.features.neighbors import mine
 from scan_tf.methods.task import SelfLabel
 from scan_tf.models.weights import save_weights
+from scan_tf.pipeline.plan import MOST_GUARDED
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.selection import validation
 from scan_tf.pipeline.stage import CLUSTERINGS
 
-# Images that are looked at, at most: a pass over them is to cost next to nothing.
-_MOST = 2000
 _SCAN, _SELFLABEL = CLUSTERINGS
 
 
@@ -135,7 +134,7 @@ def _looked_at(run: Run) -> tuple[ImageSet, np.ndarray | None]:
 
 
 def _some(images: ImageSet, random: np.random.Generator) -> tuple[ImageSet, np.ndarray]:
-    """At most `_MOST` of the images, and which of them these are, bool [N]."""
+    """At most `MOST_GUARDED` of the images, and which of them these are, bool [N]."""
     chosen = np.zeros(len(images), bool)
-    chosen[random.permutation(len(images))[:_MOST]] = True
+    chosen[random.permutation(len(images))[:MOST_GUARDED]] = True
     return (images if chosen.all() else images.subset(chosen)), chosen

@@ -23,6 +23,9 @@ _CACHED = 0.01
 # k-means, pictures, tracing and writing; those of the report grow by this with every image.
 _FIXED_S = {"neighbors": 5.0, "evaluate": 25.0, "export": 15.0}
 _REPORTED_S = 5e-4
+# Images that the guard of the last stage looks at, at most: a pass over them is to cost next to
+# nothing.
+MOST_GUARDED = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +64,19 @@ def passes(config: Config, stage: str) -> float:
         return 0.0
     if config.scan.freeze_backbone:
         return _CACHED if config.scan.cached_views else 2 * _FORWARD
-    # Every epoch is scored on the images that it is selected on.
-    scored = {"train": 1.0, "heldout": config.scan.heldout_fraction, "test": 0.2}
-    return 2 + scored[config.scan.selection] * _FORWARD
+    return 2.0
+
+
+def _with_scores(config: Config, stage: str, images: float) -> float:
+    """`passes`, and those by which every epoch is scored on the images that scan selects on."""
+    share = {"train": 1.0, "heldout": config.scan.heldout_fraction, "test": 0.2}
+    share_scored = share[config.scan.selection]
+    if stage == "pretext" or (stage == "scan" and passes(config, stage) < 1):
+        share_scored = 0.0
+    if stage == "selflabel":
+        most = 0 if config.selflabel.guard == "none" else MOST_GUARDED
+        share_scored = min(share_scored, most / images)
+    return passes(config, stage) + share_scored * _FORWARD
 
 
 def _passes_before(config: Config, stage: str) -> float:
@@ -91,7 +104,7 @@ def remaining(config: Config, seen: Mapping[str, Seen]) -> dict[str, float]:
     images = seen[first].total / section.epochs * section.batch_size
     images_per_second = seen[last].steps_per_second * getattr(config, last).batch_size
     kept = "pretext" not in stages  # the features of a finished network are computed once
-    pass_s = 0.0 if kept else 1 / (images_per_second * passes(config, last))
+    pass_s = 0.0 if kept else 1 / (images_per_second * _with_scores(config, last, images))
     left = dict.fromkeys(STAGES, 0.0)
     left["neighbors"] = images * _FORWARD * pass_s
     left["evaluate"] = images * (pass_s + _REPORTED_S)
@@ -101,7 +114,7 @@ def remaining(config: Config, seen: Mapping[str, Seen]) -> dict[str, float]:
         elif kept:
             del left[stage]
         else:
-            work = getattr(config, stage).epochs * passes(config, stage)
+            work = getattr(config, stage).epochs * _with_scores(config, stage, images)
             work += _passes_before(config, stage)
             left[stage] = work * images * pass_s + seen[last].compile_s
     return {stage: s + _FIXED_S.get(stage, 0) for stage, s in left.items()}

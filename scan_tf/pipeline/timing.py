@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import tempfile
 import time
 from pathlib import Path
@@ -37,10 +39,13 @@ def fit(run: Run, budget_s: float, start: float) -> None:
         start: `time.monotonic()` from which it counts.
 
     Raises:
-        ConfigError: the time is too short for one epoch of each stage.
+        ConfigError: the time is too short for one epoch of each stage, or there are no epochs to
+            choose.
         ScanError: as the stages that come before the first training.
     """
     trained = plan.trained(run.config)
+    if not trained:
+        raise ConfigError("--minutes: no stage of this run has epochs to choose. Leave it out.")
     if run.record(trained[0]).has_begun:
         stored = configs.load(run.root / "config.yaml")
         run.config = plan.with_epochs(run.config, {s: getattr(stored, s).epochs for s in TRAINED})
@@ -100,6 +105,11 @@ def _parts(run: Run, stage: str, folder: Path) -> Any:
         return pretext, learning.new_loader(run, stage, run.pretext_images, pretext), None
     backbone = build.trained_pretext(run).backbone
     task = build.new_selflabel(run, backbone, build.new_heads(run, backbone, 1))
+    if task.needs_clustering:  # any will do
+        index = np.arange(len(run.train_images))
+        clusters = np.eye(run.num_clusters, dtype=np.float32)[index % run.num_clusters]
+        with contextlib.redirect_stdout(io.StringIO()):
+            task.begin(clusters, np.stack([index, index], axis=1))
     return task, learning.new_loader(run, stage, run.train_images, task), None
 
 
