@@ -71,7 +71,7 @@ def test_annoy_finds_the_same_with_any_number_of_threads():
 
 
 def test_annoy_searches_on_all_cores_by_default(monkeypatch):
-    monkeypatch.setattr(approximate, "num_cpus", lambda: 3)
+    monkeypatch.setattr(approximate.machine, "num_cpus", lambda: 3)
     features = clustered(3 * approximate._CHUNK, 4)
     # Each waits for the other two; with fewer threads they would wait for ever.
     together = threading.Barrier(3, timeout=30)

@@ -116,6 +116,7 @@ def test_a_checkpoint_without_its_record_is_not_taken_for_other_settings(
 def test_another_number_of_threads_is_warned_of(finished, tmp_path, monkeypatch, caplog):
     run = copy(finished, tmp_path / "run", without="selflabel")
     shutil.copytree(finished / "selflabel" / "ckpt", run / "selflabel" / "ckpt")
+    shutil.copy(finished / "selflabel" / "metrics.jsonl", run / "selflabel")
     monkeypatch.setattr(machine, "num_cpus", lambda: 77)
     assert scan_tf("selflabel", "--run-dir", run) == 0
     assert "goes on with 77: sums are made in another order" in caplog.text
@@ -124,16 +125,17 @@ def test_another_number_of_threads_is_warned_of(finished, tmp_path, monkeypatch,
 
 def test_a_finished_stage_goes_on_for_more_epochs(finished, tmp_path, capsys):
     run = copy(finished, tmp_path / "run")
-    more = "selflabel.epochs=22"
+    epochs = opened(run).config.selflabel.epochs
+    more = f"selflabel.epochs={epochs + 2}"
     line = refused(capsys, "selflabel", "--run-dir", run, more)
-    assert "selflabel.epochs is 12 there, 22 here" in line
+    assert f"selflabel.epochs is {epochs} there, {epochs + 2} here" in line
     assert scan_tf("selflabel", "--run-dir", run, "--extend", more) == 0
     rows = read_metrics(run / "selflabel" / "metrics.jsonl")
     before = read_metrics(finished / "selflabel" / "metrics.jsonl")
     assert rows[: len(before)] == before
-    assert rows[-1]["epoch"] == 22
+    assert rows[-1]["epoch"] == epochs + 2
     work = opened(run, more)
-    assert work.record("selflabel").extended == ({"selflabel.epochs": [12, 22]},)
+    assert work.record("selflabel").extended == ({"selflabel.epochs": [epochs, epochs + 2]},)
     assert [s for s in STAGES if work.is_done(s)] == ["pretext", "neighbors", "scan", "selflabel"]
 
 

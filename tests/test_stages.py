@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -30,6 +31,7 @@ from scan_tf.errors import StageError, TrainingError
 from scan_tf.features import neighbors
 from scan_tf.files import read_metrics
 from scan_tf.pipeline import learning, stages
+from scan_tf.pipeline import record as records
 from scan_tf.pipeline.stage import STAGES
 
 TRAIN = PER_CLASS["train"] * len(CLASSES)
@@ -251,6 +253,8 @@ def other_shape(path: Path) -> None:
     arrays, manifest = files.read_npz(path)
     arrays = {k: v[..., :2] if k.startswith("backbone/") else v for k, v in arrays.items()}
     files.write_npz(path, arrays, manifest | {"arrays": files.describe(arrays)})
+    run, stage = path.parents[1], path.parent.name  # nor does the record know of the other ones
+    records.write(run, stage, dataclasses.replace(records.read(run, stage), files={}))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +263,7 @@ def other_shape(path: Path) -> None:
         ("pretext/weights.npz", damage, ("damaged",)),
         ("pretext/weights.npz", other_shape, ("do not fit this config", "backbone/")),
         ("pretext/weights.npz", Path.unlink, ("no such file",)),
-        ("neighbors/train.npz", damage, ("Mine the neighbours again",)),
+        ("neighbors/train.npz", damage, ("damaged", "--redo neighbors")),
         ("neighbors/features.npz", damage, ("damaged",)),
     ],
 )
@@ -306,7 +310,7 @@ def test_self_labelling_without_a_confident_image_is_an_error(finished, tmp_path
             self.folder = arguments[3]
 
         def run(self):
-            self.folder.mkdir()
+            self.folder.mkdir(exist_ok=True)
             row = {"step": 1, "epoch": 1.0, "loss": 0.0, "confident": 0.0, "skipped": 1.0}
             (self.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
 

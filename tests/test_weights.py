@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from scan_tf.errors import DataError, MissingDataError, StageError
 from scan_tf.experiments import published_weights as published
 from scan_tf.features.embedding import embed
 from scan_tf.pipeline import build
+from scan_tf.pipeline import record as records
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,8 @@ def test_another_suffix_and_weights_out_of_range_are_refused(finished, tmp_path)
         arrays = {k: source[k] for k in source.files}
     arrays["heads/0/kernel"][0, 0] = 7e4
     np.savez(path, **arrays)
+    record = dataclasses.replace(records.read(run, "selflabel"), files={})
+    records.write(run, "selflabel", record)
     with pytest.raises(StageError, match="too large for float16"):
         published.save(opened(run), tmp_path / "x.weights.h5")
     assert not (tmp_path / "x.weights.h5").exists()

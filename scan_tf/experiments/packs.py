@@ -75,10 +75,10 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
         raise ConfigError(f"--part-mib: must be greater than 0, got {part_mib}.")
     if folder.exists() and not _is_pack(folder):
         raise DataError(f"{folder}: holds something that is no pack. Name another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
     held = None
     with contextlib.suppress(OSError):  # nobody writes where nothing can be written
         held = writing.Writing.of(root)
+    folder.mkdir(parents=True, exist_ok=True)
     parts = _Parts(folder, size)
     with tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for path in _contents(root):

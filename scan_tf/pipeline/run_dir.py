@@ -13,7 +13,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,8 @@ class Run:
     def facts(self) -> ImageFacts:
         """Of the training images; where they are not read yet, as the pretext has seen them."""
         known = self.record(TRAINED[0]).result.get("images")
-        if known and "train" not in self._images:
+        # Older records know their number alone.
+        if isinstance(known, Mapping) and "train" not in self._images:
             return ImageFacts.from_dict(known)
         return ImageFacts.of(self.train_images)
 

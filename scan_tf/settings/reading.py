@@ -266,7 +266,7 @@ def build(cls: type, tree: Any, path: str = "") -> Any:
     hints, fields = typing.get_type_hints(cls), _fields(cls)
     values: dict[str, Any] = {}
     for key, value in tree.items():
-        name = shorten(key) if isinstance(key, str) else show(key)
+        name = shorten(key) if isinstance(key, str) else show(key).rpartition(" (")[0]
         where = f"{path}.{name}" if path else name
         if key not in hints:
             raise ConfigError(f"unknown key '{where}'. {did_you_mean(name, hints)}")
