@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from scan_tf import files
 from scan_tf.config import DataConfig
 from scan_tf.data import sources
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
@@ -296,14 +296,11 @@ def test_a_newer_export_replaces_the_older_one(tmp_path, run_dir, rng) -> None:
 
 def test_the_older_export_survives_a_failure(tmp_path, networks, run_dir, monkeypatch) -> None:
     shutil.copytree(run_dir / "export", tmp_path / "export")
-    replace = os.replace
 
-    def fail_at_the_last_moment(source: Path, target: Path) -> None:
-        if source.suffix == ".tmp":
-            raise OSError("disk full")
-        replace(source, target)
+    def fail_at_the_last_moment(*_: Path) -> bool:
+        raise OSError("disk full")
 
-    monkeypatch.setattr(os, "replace", fail_at_the_last_moment)
+    monkeypatch.setattr(files, "swap", fail_at_the_last_moment)
     with pytest.raises(OSError, match="disk full"):
         save(tmp_path / "export", *networks)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["export"]

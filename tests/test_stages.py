@@ -306,7 +306,7 @@ def test_self_labelling_without_a_confident_image_is_an_error(finished, tmp_path
             self.folder = arguments[3]
 
         def run(self):
-            self.folder.mkdir()
+            self.folder.mkdir(exist_ok=True)
             row = {"step": 1, "epoch": 1.0, "loss": 0.0, "confident": 0.0, "skipped": 1.0}
             (self.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
 
