@@ -255,7 +255,7 @@ def test_settings_that_change_no_number_may_change(finished, tmp_path, capsys):
     assert "export: done before" in capsys.readouterr().out
 
 
-def test_predict_writes_path_cluster_and_confidence(finished, tmp_path, capsys):
+def test_predict_writes_a_row_for_every_image(finished, tmp_path, capsys):
     mixed = tmp_path / "mixed"
     for channel in range(3):
         write_images(mixed / str(channel), 4, channel, seed=9)
@@ -266,11 +266,11 @@ def test_predict_writes_path_cluster_and_confidence(finished, tmp_path, capsys):
     assert str(output) in capsys.readouterr().out
     with output.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    assert header == ["path", "cluster", "confidence"]
+    assert header == ["path", "cluster", "name", "confidence", "abstain"]
     files = sorted(p for p in mixed.rglob("*.png") if p.name != "broken.png")
     assert [row[0] for row in rows] == [*map(str, files), str(tmp_path / "single.jpg")]
     assert {int(row[1]) for row in rows} <= {0, 1, 2}
-    assert all(1 / 3 <= float(row[2]) <= 1 for row in rows)
+    assert all(1 / 3 <= float(row[3]) <= 1 for row in rows)
 
 
 def test_predict_tells_what_is_missing(finished, tmp_path, capsys):

@@ -297,7 +297,7 @@ def test_a_newer_export_replaces_the_older_one(tmp_path, run_dir, rng) -> None:
 def test_the_older_export_survives_a_failure(tmp_path, networks, run_dir, monkeypatch) -> None:
     shutil.copytree(run_dir / "export", tmp_path / "export")
 
-    def fail_at_the_last_moment(source: Path, target: Path) -> None:
+    def fail_at_the_last_moment(*_: Path) -> bool:
         raise OSError("disk full")
 
     monkeypatch.setattr(files, "swap", fail_at_the_last_moment)

@@ -258,7 +258,7 @@ def known(run) -> Path:
     """The run, whose pretext remembers the images that it was made of, as those of today do."""
     facts = dataclasses.asdict(ImageFacts.of(opened(run).train_images))
     found = records.read(run, "pretext")
-    found = dataclasses.replace(found, result={**found.result, "images": facts})
+    found = dataclasses.replace(found, result={**found.result, "image_facts": facts})
     records.write(run, "pretext", found)
     return run
 

@@ -142,9 +142,8 @@ class Run:
     @property
     def facts(self) -> ImageFacts:
         """Of the training images; where they are not read yet, as the pretext has seen them."""
-        known = self.record(TRAINED[0]).result.get("images")
-        # Older records know their number alone.
-        if isinstance(known, Mapping) and "train" not in self._images:
+        known = self.record(TRAINED[0]).result.get("image_facts")
+        if known and "train" not in self._images:
             return ImageFacts.from_dict(known)
         return ImageFacts.of(self.train_images)
 
@@ -234,7 +233,7 @@ class Run:
             for name in OUTPUTS:
                 records.path_of(self.root, name).unlink(missing_ok=True)
         if stage == TRAINED[0] and self._images.get("train") is not None:
-            result["images"] = dataclasses.asdict(ImageFacts.of(self.train_images))
+            result["image_facts"] = dataclasses.asdict(ImageFacts.of(self.train_images))
         write("done")
 
     def redo(self, stage: str) -> None:
