@@ -266,11 +266,11 @@ def test_predict_writes_a_row_for_every_image(finished, tmp_path, capsys):
     assert str(output) in capsys.readouterr().out
     with output.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    assert header == ["path", "cluster", "name", "confidence", "abstain"]
+    assert header == ["path", "cluster", "confidence", "name", "abstain"]
     files = sorted(p for p in mixed.rglob("*.png") if p.name != "broken.png")
     assert [row[0] for row in rows] == [*map(str, files), str(tmp_path / "single.jpg")]
     assert {int(row[1]) for row in rows} <= {0, 1, 2}
-    assert all(1 / 3 <= float(row[3]) <= 1 for row in rows)
+    assert all(1 / 3 <= float(row[2]) <= 1 for row in rows)
 
 
 def test_predict_tells_what_is_missing(finished, tmp_path, capsys):

@@ -348,7 +348,7 @@ def test_predict_one_image_with_the_savedmodel_itself(run_dir, photos, tmp_path)
     image = photos / "native.png"
     assert predict(run_dir / "export", [str(image)], tmp_path / "new" / "out.csv") == []
     (row,) = read_csv(tmp_path / "new" / "out.csv")
-    assert list(row) == ["path", "cluster", "name", "confidence", "abstain"]
+    assert list(row) == ["path", "cluster", "confidence", "name", "abstain"]
     assert (row["name"], row["abstain"]) == ("", "")
     assert row["path"] == str(image)
 

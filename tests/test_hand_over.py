@@ -61,7 +61,7 @@ def test_names_are_everywhere(run, capsys):
     assert "cat & <dog>" not in page
     assert scan_tf("predict", run, "images/test", "--output", "out.jsonl") == 0
     predicted = [json.loads(line) for line in Path("out.jsonl").read_text("utf-8").splitlines()]
-    assert list(predicted[0]) == ["path", "cluster", "name", "confidence", "abstain"]
+    assert list(predicted[0]) == ["path", "cluster", "confidence", "name", "abstain"]
     assert [p["name"] for p in predicted] == [row["name"] for row in after]
     # A change by hand comes in by the same command, and an evaluation keeps the names.
     (run / "names.yaml").write_text(

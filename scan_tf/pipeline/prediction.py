@@ -19,8 +19,8 @@ from scan_tf.pipeline.savedmodel import load
 _COLUMNS: row_files.Columns = {
     "path": str,
     "cluster": int,
-    "name": str,
     "confidence": float,
+    "name": str,
     "abstain": str,
 }
 

@@ -76,6 +76,7 @@ def run_all(run: Run) -> None:
         WithoutSelfLabel: nothing could be learned by self-labelling; all else is done.
     """
     left_out = None
+    features.check(run.config)
     for stage in STAGES:
         if stage == "export" and not features.has_network(run.config):
             print("export: left out: the features come from a file, there is no network to export.")
