@@ -33,6 +33,8 @@ from scan_tf.training.loop import Trainer
 SIZE, COUNT, BATCH, CLUSTERS, NEIGHBORS = 16, 32, 8, 4, 5
 # A single block, in the last stage: every kind of layer, and soon compiled.
 BLOCKS = (0, 0, 0, 1)
+# One in every stage, where a task has to learn something.
+RESNET10 = (1, 1, 1, 1)
 PLAIN = Device("cpu", "float32", jit_step=False, jit_augment=False)
 QUIET = RuntimeConfig(progress=False, tensorboard=False, log_every=1)
 FAST = OptimizerConfig("adam", lr=3e-3)
@@ -64,8 +66,8 @@ def backbone(dtype: str = "float32", blocks: Any = BLOCKS) -> resnet.ResNet:
     return resnet.ResNet(blocks, width=4, dtype=dtype, **how)
 
 
-def make(name: str, dtype: str = "float32") -> Task:
-    network = backbone(dtype)
+def make(name: str, dtype: str = "float32", blocks: Any = BLOCKS) -> Task:
+    network = backbone(dtype, RESNET10 if name == "selflabel" else blocks)
     if name in PRETEXTS:
         kind, options = VARIANTS.get(name, (name, {}))
         config_class = catalog.config_class("pretext", kind)
@@ -77,8 +79,7 @@ def make(name: str, dtype: str = "float32") -> Task:
     heads = ClusterHeads(3 if name == "scan_heads" else 1, CLUSTERS)
     heads.build((None, network.feature_dim))
     if name == "selflabel":
-        # A new head is not sure of anything, and gives all images to one cluster.
-        heads.heads[0].kernel.assign(10 * heads.heads[0].kernel)
+        # New networks are not sure of anything; a third is more than any cluster's even share.
         return confident.Method(confident.Config(threshold=0.3, ema=0.9), network, heads)
     if name == "fixmatch":
         # A weak view is not sure of anything either, and half of the images are reliable.

@@ -21,9 +21,9 @@ pytestmark = pytest.mark.usefixtures("seeded")
 PROJECTION = 8
 
 
-def make(num_images: int = 32, **settings) -> moco.Method:
-    config = moco.Config(batch_size=BATCH, **settings)
-    return moco.Method(config, backbone(), projection_dim=PROJECTION, num_images=num_images)
+def make(num_images: int = 32, blocks=BLOCKS, **settings) -> moco.Method:
+    config, network = moco.Config(batch_size=BATCH, **settings), backbone(blocks=blocks)
+    return moco.Method(config, network, projection_dim=PROJECTION, num_images=num_images)
 
 
 def unit(rng, rows):
@@ -278,7 +278,8 @@ def test_neighbours_are_found_by_the_backbone():
 def test_it_learns_to_tell_images_apart(tmp_path):
     """Over batches of different images, queue and key encoder included, the loss falls."""
     keras.utils.set_random_seed(0)
-    task = make(num_images=64, queue_size=2 * BATCH, momentum=0.9)
+    settings = {"queue_size": 2 * BATCH, "momentum": 0.9}
+    task = make(num_images=64, blocks=small_tasks.RESNET10, **settings)
     batches = [batch(task, step, augmented=True) for step in range(4)]
     source = Given(batches)
     loop = trainer(task, source, tmp_path, epochs=30, optimizer=small_tasks.FAST)

@@ -261,7 +261,7 @@ def other_shape(path: Path) -> None:
     ("name", "change", "parts"),
     [
         ("pretext/weights.npz", damage, ("damaged",)),
-        ("pretext/weights.npz", other_shape, ("damaged", "--redo pretext")),
+        ("pretext/weights.npz", other_shape, ("do not fit this config", "backbone/")),
         ("pretext/weights.npz", Path.unlink, ("no such file",)),
         ("neighbors/train.npz", damage, ("damaged", "--redo neighbors")),
         ("neighbors/features.npz", damage, ("damaged",)),

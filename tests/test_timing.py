@@ -47,7 +47,7 @@ def test_epochs_are_chosen_once(eager, run, monkeypatch, capsys):
     assert [path.name for path in run.root.iterdir()] == ["config.yaml"]
 
     run.write_config()
-    (run.root / "status").mkdir()
+    (run.root / "status").mkdir(exist_ok=True)
     record = {"status": "interrupted", "wall_time_s": 1.0, "config": {}, "result": {}}
     (run.root / "status" / "pretext.json").write_text(json.dumps(record))
     again = opened(run.root, "scan.epochs=7")

@@ -494,7 +494,7 @@ def selflabel(**settings):
 def test_selflabel_without_a_confident_image_changes_nothing_that_is_trained(tmp_path, seeded):
     task = selflabel(threshold=1.0, ema=0.9)
     loop = trainer(task, Given([batch_of(task)]), tmp_path, epochs=3)
-    watched = [*task.trainable_variables, *task.averages, *loop.optimizer.state]
+    watched = [*task.trainable_variables, *task.averages.variables, *loop.optimizer.state]
     before, moving = values(watched), values(task.backbone.non_trainable_variables)
     with pytest.raises(NothingLearned, match="no step of the epoch was taken"):
         loop.run()
@@ -515,9 +515,9 @@ def test_selflabel_keeps_a_moving_average_of_the_weights(tmp_path, seeded):
         assert update(batch_of(task))["skipped"] == 0
         pairs = zip(expected, values(weights), strict=True)
         expected = [0.75 * average + 0.25 * new for average, new in pairs]
-    for average, theirs in zip(values(task.averages), expected, strict=True):
+    for average, theirs in zip(values(task.averages.variables), expected, strict=True):
         np.testing.assert_allclose(average, theirs, rtol=1e-5, atol=1e-6)
-    averages = values(task.averages)
+    averages = values(task.averages.variables)
     assert (averages[0] != np.asarray(weights[0])).any()
     task.finish()
     np.testing.assert_equal(values(weights), averages)

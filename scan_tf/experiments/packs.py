@@ -157,7 +157,8 @@ def _seed_contents(root: Path) -> Iterator[Path]:
         else:
             yield from _begun(root / stage)
     for path in _existing(root, _TEXTS):
-        if finished or path.parent.name != "status" or path.stem in own:
+        told = path.suffix != ".npz"  # the table of what is far away goes with a classifier
+        if told and (finished or path.parent.name != "status" or path.stem in own):
             yield path
 
 
