@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -8,7 +9,8 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +53,7 @@ def assert_same_weights(one: Path, other: Path, *names: str) -> None:
 
 
 @pytest.fixture
-def leg(monkeypatch) -> Callable[..., bool]:
+def leg(monkeypatch) -> Iterator[Callable[..., bool]]:
     """Runs a leg whose time is up as soon as `until` holds."""
 
     def run(work, until: Callable[[], bool] = lambda: False, **options) -> bool:
@@ -63,7 +65,12 @@ def leg(monkeypatch) -> Callable[..., bool]:
         with own_handler():
             return campaign.run(work, budget_s=BUDGET_S, margin_s=MARGIN_S, **options)
 
-    return run
+    yield run
+    # A signal may come between the opening of a file and the block that would close it. What it
+    # leaves open is collected here, and not in another test, which would be blamed for it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def test_a_leg_stops_in_time_and_the_next_ends_with_the_same_bits(finished, tmp_path, leg, capsys):

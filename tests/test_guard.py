@@ -70,6 +70,7 @@ def test_it_goes_back_to_the_last_epoch_that_did_no_harm(finished, tmp_path, ent
     np.testing.assert_equal(weights(work.root, "selflabel"), weights(other.root, "selflabel"))
 
 
+@pytest.mark.usefixtures("eager")
 def test_scan_is_what_the_run_has_to_show_where_every_epoch_did_harm(
     finished, tmp_path, entropies, capsys
 ):

@@ -220,6 +220,7 @@ def test_predict_marks_what_is_none_of_these(run):
     assert (out["abstain"] == (unsure | (out["distance"] > told["far"]))).all()
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_run_without_a_confident_image_ends_with_scan(run, capsys):
     """It says so after one epoch, and hands over what there is."""
     options = ("--redo", "selflabel", "selflabel.threshold=0.9999999")
