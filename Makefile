@@ -24,7 +24,7 @@ demo: say-demo $(VENV)/.installed  ## learn to sort the digits of scikit-learn w
 	@echo "To go on: source $(VENV)/bin/activate; scan-tf --help (or $(BIN)/scan-tf --help)"
 
 say-demo:
-	@echo "make demo: 2.5 to 4 minutes on two cores$(call first,.installed)."
+	@echo "make demo: 2.5 to 4.5 minutes on two cores$(call first,.installed)."
 
 test: say-test $(VENV)/.installed-dev  ## run the tests (12 minutes on two cores)
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS) || { status=$$?; \
