@@ -128,7 +128,8 @@ def _clustering(run: Run, stage: str, images: ImageSet) -> Clustering:
     probs = head_probs(heads, embedded)[0]
     temperature = build.temperature(run, stage)
     label, teaches = STAGES[stage].label, stage != CLUSTERINGS[-1]
-    result = run.record(stage).result
+    # Of the memory only the record tells: it is another one whenever the stage is run.
+    result = {k: v for k, v in run.record(stage).result.items() if k != "peak_memory_mib"}
     return Clustering(
         stage,
         label,
