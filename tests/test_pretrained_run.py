@@ -67,6 +67,13 @@ def test_nothing_but_constants_and_heads_is_stored(run_dir):
     assert 0.9 < record["result"]["variance_kept"] <= 1
 
 
+def test_status_knows_that_a_stage_without_epochs_is_left_out(run_dir, capsys):
+    assert tiny_runs.scan_tf("status", run_dir) == 0
+    said = capsys.readouterr().out
+    assert "selflabel  left out, selflabel.epochs is 0" in said
+    assert "to go on" not in said
+
+
 def test_neighbours_and_heads_use_the_stored_features(run_dir):
     run = tiny_runs.opened(run_dir)
     stored = files.read_npz(run_dir / "neighbors" / "features.npz")[0]["train"]

@@ -32,7 +32,7 @@ def describe(root: Path) -> str:
     records = {stage: run.record(stage) for stage in STAGES}
     lines = [f"{run.config.name}: {root}"]
     lines += [_line(run, stage, records[stage], left.get(stage)) for stage in STAGES]
-    if not all(record.is_done for record in records.values()):
+    if not all(records[s].is_done or _left_out(run, s) for s in STAGES):
         rest = [s for stage, s in left.items() if not records[stage].is_done]
         if rest:
             lines.append(f"about {duration(sum(rest))} of computing are left")
@@ -82,7 +82,13 @@ def steps(folder: Path) -> dict[str, Any]:
     }
 
 
+def _left_out(run: Run, stage: str) -> bool:
+    return not getattr(getattr(run.config, stage, None), "epochs", 1)
+
+
 def _line(run: Run, stage: str, record: Record, left: float | None) -> str:
+    if not record.has_begun and _left_out(run, stage):
+        return f"  {stage:10} left out, {stage}.epochs is 0"
     if not record.has_begun:
         epochs = f", {getattr(run.config, stage).epochs} epochs" if stage in TRAINED else ""
         about = "" if left is None else f", about {duration(left)}"
