@@ -7,13 +7,14 @@ machine without power, leaves the old file or the new one. One process at a time
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
 import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -75,6 +76,20 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8; names that are no UTF-8 go out as they came in."""
     with atomic(path) as fresh:
         fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table of comma-separated values atomically, in UTF-8.
+
+    Names of files need not be valid UTF-8: their bytes go out as they came in.
+    """
+    with (
+        atomic(path) as fresh,
+        open(fresh, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 @contextlib.contextmanager

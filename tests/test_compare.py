@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from tiny_runs import copy, opened, scan_tf
+from tiny_runs import copy, opened, reseal, scan_tf
 
 from scan_tf.experiments import compare
 
@@ -20,6 +20,7 @@ def change(run, **changes) -> None:
             inner = inner[part]
         inner[key] = value
     path.write_text(json.dumps(report), encoding="utf-8")
+    reseal(run, "evaluate")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import keras
@@ -87,7 +88,7 @@ def test_missing_packages_are_named(monkeypatch) -> None:
 
 def test_a_version_that_fails_is_not_served(exported, tmp_path, monkeypatch) -> None:
     assert formats.serve(exported, tmp_path / "base").name == "1"
-    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         formats.serve(exported, tmp_path / "base")
     assert [p.name for p in (tmp_path / "base").iterdir()] == ["1"]

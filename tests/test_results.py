@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -13,13 +12,11 @@ import numpy as np
 import pytest
 import result_table
 import yaml
-from tiny_runs import copy, opened, scan_tf
+from tiny_runs import copy, opened, reseal, scan_tf
 
-from scan_tf import files
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.experiments import published_results
 from scan_tf.files import read_metrics
-from scan_tf.pipeline import record as records
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "results.py"
@@ -38,9 +35,7 @@ def change(path: Path, **changes) -> None:
         known.pop("sha256")
     path.write_text(json.dumps(known), encoding="utf-8")
     if path.name == "report.json":
-        found = records.read(run, "evaluate")
-        sealed = found.files | {"report.json": files.sha256(path)}
-        records.write(run, "evaluate", dataclasses.replace(found, files=sealed))
+        reseal(run, "evaluate")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import signal
 from collections.abc import Iterator
@@ -105,6 +106,15 @@ def opened(run: Path, *overrides: str) -> Any:
 
     path = run / "config.yaml"
     return Run(config.load(path, overrides), run)
+
+
+def reseal(run: Path, stage: str) -> None:
+    """Let files that a test has changed pass for what the stage wrote."""
+    from scan_tf.pipeline import record
+
+    changed = opened(run)
+    sealed = record.seals(changed.folder(stage))
+    record.write(run, stage, dataclasses.replace(changed.record(stage), files=sealed))
 
 
 def weights(run: Path, stage: str) -> dict[str, np.ndarray]:

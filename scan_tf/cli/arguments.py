@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scan_tf import lazy
 from scan_tf.errors import ConfigError, MissingDataError
@@ -13,6 +13,20 @@ from scan_tf.errors import ConfigError, MissingDataError
 if TYPE_CHECKING:
     from scan_tf.config import Config
     from scan_tf.pipeline.run_dir import Run
+
+
+def add_command(commands: Any, name: str, text: str, more: str = "") -> argparse.ArgumentParser:
+    """A command whose line in the list of commands, as a sentence, begins its own help.
+
+    Args:
+        commands: of the program.
+        name: of the command.
+        text: what it does, without a capital letter and a full stop.
+        more: what only its own help says.
+    """
+    description = f"{text[0].upper()}{text[1:]}. {more}".rstrip()
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description)
+    return parser
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

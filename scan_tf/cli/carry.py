@@ -6,25 +6,27 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from scan_tf.cli.arguments import add_command
+
 
 def add(commands: Any) -> None:
     """Add the commands."""
     text = "write what is needed of a run to go on elsewhere"
-    pack = commands.add_parser("pack", help=text, description=f"W{text[1:]}.")
+    pack = add_command(commands, "pack", text)
     pack.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     pack.add_argument("folder", type=Path, metavar="FOLDER")
     pack.add_argument("--part-mib", type=float, default=15, metavar="M", help="(default: 15)")
     pack.set_defaults(function=_pack)
 
     text = "check a pack and make the run directory of it"
-    unpack = commands.add_parser("unpack", help=text, description=f"C{text[1:]}.")
+    unpack = add_command(commands, "unpack", text)
     unpack.add_argument("files", type=Path, nargs="+", metavar="FILE", help="or the folder")
     unpack.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     unpack.add_argument("--data-path", metavar="DIR", help="where the images are on this machine")
     unpack.set_defaults(function=_unpack)
 
     text = "copy what is worth publishing of a finished run"
-    publish = commands.add_parser("publish", help=text, description=f"C{text[1:]}.")
+    publish = add_command(commands, "publish", text)
     publish.add_argument("run_dir", type=Path, nargs="+", help="several: equal but for their seeds")
     publish.add_argument("--name", required=True, help="of the new folder, after the date")
     publish.add_argument("--data-note", metavar="TEXT", help="what the data really is")
@@ -35,13 +37,13 @@ def add(commands: Any) -> None:
     publish.set_defaults(function=_publish)
 
     text = "write the classifier of a run as a small file of weights"
-    weights = commands.add_parser("weights", help=text, description=f"W{text[1:]}.")
+    weights = add_command(commands, "weights", text)
     weights.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     weights.add_argument("file", type=Path, metavar="NAME.weights.h5")
     weights.set_defaults(function=_weights)
 
     text = "score such a file of weights on its data set"
-    score = commands.add_parser("score", help=text, description=f"S{text[1:]}.")
+    score = add_command(commands, "score", text)
     score.add_argument("file", type=Path, metavar="NAME.weights.h5")
     score.add_argument("--split", choices=["train", "test"], help="(default: as published)")
     score.add_argument("--data-path", metavar="DIR", help="where the data set is")

@@ -7,6 +7,7 @@ import collections
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scan_tf.cli.arguments import add_command
 from scan_tf.errors import ConfigError, MissingDataError
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ def add(commands: Any) -> None:
 
 def _add_name(commands: Any) -> None:
     text = "give clusters names, in the report, the tables and the exported classifier"
-    name = commands.add_parser(
+    name = add_command(
+        commands,
         "name",
-        help=text,
-        description=f"G{text[1:]}. Example: scan-tf name runs/mine 3=cat 5=dog. Without names: "
+        text,
+        "Example: scan-tf name runs/mine 3=cat 5=dog. Without names: "
         "list them, and bring in what was changed in RUN/names.yaml.",
     )
     name.add_argument("run_dir", type=Path, metavar="RUN")
@@ -41,7 +43,7 @@ def _add_name(commands: Any) -> None:
 
 def _add_predict(commands: Any) -> None:
     text = "put new images into the clusters: a table with a row for each"
-    predict = commands.add_parser("predict", help=text, description=f"P{text[1:]}.")
+    predict = add_command(commands, "predict", text)
     predict.add_argument("run_dir", type=Path, metavar="RUN", help="or an exported SavedModel")
     predict.add_argument(
         "paths", nargs="+", metavar="PATH", help="images, folders of them, patterns such as '*.jpg'"
@@ -67,10 +69,11 @@ def _add_predict(commands: Any) -> None:
 
 def _add_sort(commands: Any) -> None:
     text = "copy or link the images of a run into folders named by their clusters"
-    sort = commands.add_parser(
+    sort = add_command(
+        commands,
         "sort",
-        help=text,
-        description=f"C{text[1:]}. The originals stay as they are, nothing is overwritten, and "
+        text,
+        "The originals stay as they are, nothing is overwritten, and "
         "DIR/sort-undo.jsonl takes everything back: scan-tf sort --undo DIR/sort-undo.jsonl",
     )
     sort.add_argument("run_dir", type=Path, nargs="?", metavar="RUN")
@@ -100,7 +103,7 @@ def _add_sort(commands: Any) -> None:
 
 def _add_embeddings(commands: Any) -> None:
     text = "write the images of a run with cluster, confidence, features and map, for other tools"
-    embeddings = commands.add_parser("embeddings", help=text, description=f"W{text[1:]}.")
+    embeddings = add_command(commands, "embeddings", text)
     embeddings.add_argument("run_dir", type=Path, metavar="RUN")
     embeddings.add_argument(
         "--to",
@@ -150,8 +153,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     from scan_tf.data.listing import list_images
     from scan_tf.handover import row_files
 
-    if not arguments.run_dir.is_dir():
-        raise MissingDataError(f"{arguments.run_dir}: no such folder. Give the directory of a run.")
+    _check_folder(arguments.run_dir)
     row_files.check(arguments.output)
     list_images(arguments.paths)
     lazy.load_tensorflow()
@@ -258,6 +260,10 @@ def _embeddings(arguments: argparse.Namespace) -> None:
 def _opened(root: Path) -> Run:
     from scan_tf.pipeline.run_dir import Run
 
+    _check_folder(root)
+    return Run.open(root)
+
+
+def _check_folder(root: Path) -> None:
     if not root.is_dir():
         raise MissingDataError(f"{root}: no such folder. Give the directory of a run.")
-    return Run.open(root)

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from scan_tf.cli.arguments import add_command, is_override
 from scan_tf.errors import ConfigError
 
 _WIDTH = 96
@@ -15,15 +16,15 @@ _WIDTH = 96
 def add(commands: Any) -> None:
     """Add the commands."""
     text = "list the recipes that --config takes by name"
-    configs = commands.add_parser("configs", help=text, description=f"L{text[1:]}.")
+    configs = add_command(commands, "configs", text)
     configs.set_defaults(function=_configs)
 
     text = "list every setting: its type and range, its default, what it means"
-    settings = commands.add_parser(
+    settings = add_command(
+        commands,
         "settings",
-        help=text,
-        description=f"L{text[1:]}. Those of another method: scan-tf settings pretext "
-        "pretext.name=moco",
+        text,
+        "Those of another method: scan-tf settings pretext pretext.name=moco",
     )
     settings.add_argument("section", nargs="?", metavar="SECTION", help="e.g. scan.optimizer")
     settings.add_argument("overrides", nargs="*", metavar="key=value", help="other defaults")
@@ -31,12 +32,12 @@ def add(commands: Any) -> None:
     settings.set_defaults(function=_settings)
 
     text = "show what of a run is done, and how long the rest takes"
-    status = commands.add_parser("status", help=text, description=f"S{text[1:]}.")
+    status = add_command(commands, "status", text)
     status.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     status.set_defaults(function=_status)
 
     text = "compare finished runs: a table and a chart of what each stage reached"
-    compare = commands.add_parser("compare", help=text, description=f"{text.capitalize()}.")
+    compare = add_command(commands, "compare", text)
     compare.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN")
     compare.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="where table and chart go"
@@ -57,7 +58,6 @@ def _configs(_: argparse.Namespace) -> None:
 def _settings(arguments: argparse.Namespace) -> None:
     from scan_tf import config
     from scan_tf.cli import settings_page
-    from scan_tf.cli.arguments import is_override
     from scan_tf.settings import reading, schema
 
     if arguments.markdown:

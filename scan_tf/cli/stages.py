@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scan_tf.cli.arguments import add_run_arguments, open_run
+from scan_tf.cli.arguments import add_command, add_run_arguments, open_run
 from scan_tf.errors import TO_BE_CONTINUED, ConfigError, MissingDataError
 from scan_tf.pipeline.stage import STAGES, TRAINED
 
@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     """Add the commands."""
     texts = {_ALL: "all stages, from images to the exported classifier"}
     for name, text in (texts | {s.name: s.help for s in STAGES.values()}).items():
-        stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        stage = add_command(commands, name, text)
         add_run_arguments(stage)
         stage.add_argument(
             "--redo",
@@ -97,10 +97,11 @@ def add(commands: Any) -> None:
 
 def _add_sweep(commands: Any) -> None:
     text = "cluster with each of several values of settings, on one pretext"
-    sweep = commands.add_parser(
+    sweep = add_command(
+        commands,
         "sweep",
-        help=text,
-        description=f"{text.capitalize()}. Example: scan-tf sweep --run-dir runs/cifar10 "
+        text,
+        "Example: scan-tf sweep --run-dir runs/cifar10 "
         "scan.entropy_weight=1,2,5 scan.epochs=10 --seeds 0 1 2",
     )
     add_run_arguments(sweep)
@@ -112,7 +113,7 @@ def _add_sweep(commands: Any) -> None:
 
 def _add_import_torch(commands: Any) -> None:
     text = "start from a PyTorch checkpoint of the official code or of MoCo"
-    port = commands.add_parser("import-torch", help=text, description=f"S{text[1:]}.")
+    port = add_command(commands, "import-torch", text)
     port.add_argument("file", type=Path, metavar="FILE", help="such as simclr_cifar-10.pth.tar")
     add_run_arguments(port)
     port.add_argument(

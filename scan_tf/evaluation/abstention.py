@@ -5,7 +5,6 @@ Labels play no part in it, so that the scores of the images that are kept stay h
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from scan_tf.evaluation.assignments import Assignment
-from scan_tf.files import atomic
+from scan_tf.files import write_csv
 
 # The threshold that is chosen where none is set keeps so many of the evaluated images, and never
 # turns away one that is surer than this.
@@ -110,14 +109,9 @@ def write_outliers(
     folder: Path, rows: Sequence[Assignment], distance: np.ndarray, far: float
 ) -> None:
     """`outliers.csv`: the images that are unlike all others, the farthest first."""
-    order = outliers(distance, far)
-    with (
-        atomic(folder / FILE) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "cluster", "name", "confidence", "distance"))
-        for number in order.tolist():
-            row = rows[number]
-            where = (row.path, row.cluster, row.name)
-            writer.writerow((*where, f"{row.confidence:.6f}", f"{distance[number]:.6f}"))
+    lines = []
+    for number in outliers(distance, far).tolist():
+        row = rows[number]
+        numbers = (f"{row.confidence:.6f}", f"{distance[number]:.6f}")
+        lines.append((row.path, row.cluster, row.name, *numbers))
+    write_csv(folder / FILE, ("path", "cluster", "name", "confidence", "distance"), lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import DataError
 from scan_tf.evaluation import metrics
 from scan_tf.evaluation.text import cell
-from scan_tf.files import atomic, write_npz, write_text
+from scan_tf.files import write_csv, write_npz
 
 FILE = "assignments.csv"
 COLUMNS = ("path", "cluster", "name", "confidence")
@@ -122,14 +121,7 @@ def rename(path: Path, names: Sequence[str]) -> None:
 
 
 def _write_rows(path: Path, rows: Iterable[Assignment]) -> None:
-    # Names of files need not be valid UTF-8: their bytes go out as they came in.
-    with (
-        atomic(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows((r.path, r.cluster, r.name, f"{r.confidence:.6f}") for r in rows)
+    write_csv(path, COLUMNS, ((r.path, r.cluster, r.name, f"{r.confidence:.6f}") for r in rows))
 
 
 def write_mappings(
@@ -145,19 +137,17 @@ def write_mappings(
     Names that spreadsheets would take for formulas get a quote, unless they are to stay `formulas`.
     """
     for clustering in clusterings:
-        rows = metrics.mapping_rows(
+        found = metrics.mapping_rows(
             images.labels,
             clustering.clusters,
             scores[clustering.name]["mapping"],
             num_clusters=clustering.probs.shape[1],
         )
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("cluster", "class", "size", "purity"))
-        for cluster, number, size, purity in rows:
+        rows = []
+        for cluster, number, size, purity in found:
             name = None if number is None else images.class_names[number]
             name = name if formulas else cell(name)
-            writer.writerow((cluster, name, size, None if purity is None else round(purity, 4)))
+            rows.append((cluster, name, size, None if purity is None else round(purity, 4)))
         last = clustering is clusterings[-1]
-        name = "mapping.csv" if last else f"mapping-{clustering.name}.csv"
-        write_text(folder / name, text.getvalue())
+        file = "mapping.csv" if last else f"mapping-{clustering.name}.csv"
+        write_csv(folder / file, ("cluster", "class", "size", "purity"), rows)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scan_tf import files
-from scan_tf.errors import ConfigError, StageError
+from scan_tf.errors import ConfigError
 from scan_tf.evaluation import charts
 from scan_tf.evaluation.text import UNKNOWN, markdown, percent
+from scan_tf.pipeline import reports
 from scan_tf.pipeline.stage import CLUSTERINGS
 
 if TYPE_CHECKING:
@@ -61,7 +59,8 @@ def write(roots: Sequence[Path], output: Path) -> str:
     rows = [{"run": name, **columns(Run.open(root))} for name, root in named]
     text = table(rows)
     files.write_text(output / "compare.md", text + "\n")
-    files.write_text(output / "compare.csv", _csv(rows))
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    files.write_csv(output / "compare.csv", names, ([row.get(n) for n in names] for row in rows))
     _draw(output / "compare.png", rows)
     return text
 
@@ -72,7 +71,8 @@ def columns(run: Run) -> dict[str, Any]:
     Raises:
         StageError: it has not been evaluated, or with other settings.
     """
-    report = _report(run)
+    run.require("evaluate")
+    report = reports.read(run)
     pretext, times = report["pretext"], report["wall_time_s"]
     sides = pretext.get("features") or {}
     memory = [run.record(stage).result.get("peak_memory_mib") for stage in times]
@@ -156,32 +156,12 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:,.1f} min"
 
 
-def _report(run: Run) -> dict[str, Any]:
-    run.require("evaluate")
-    path = run.folder("evaluate") / "report.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise StageError(
-            f"{path}: damaged ({error}). Run: scan-tf evaluate --run-dir {run.root} --redo evaluate"
-        ) from error
-
-
 def _names(roots: Sequence[Path]) -> list[str]:
     """The folders' names, with as many of the folders above as tell them apart."""
     parts = 1
     while len({root.parts[-parts:] for root in roots}) < len(roots):
         parts += 1
     return ["/".join(root.parts[-parts:]) for root in roots]
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    names = dict.fromkeys(key for row in rows for key in row)
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _draw(path: Path, rows: Sequence[Row]) -> None:

@@ -125,30 +125,6 @@ def restrict(indices: np.ndarray, keep: np.ndarray) -> np.ndarray:
     return renumbered[rows].astype(np.int32)
 
 
-def smoothed(features: np.ndarray, indices: np.ndarray, rounds: int) -> np.ndarray:
-    """Features averaged over every image and its neighbours, a few times over.
-
-    What an image alone has in it goes, what it shares with its neighbours stays, so that clusters
-    get denser: a low-pass filter on the graph of neighbours, as in adaptive graph convolution
-    (Zhang et al., IJCAI 2019, arXiv 1906.01210).
-
-    Args:
-        features: float32 [N,D].
-        indices: int [N,K+1], the neighbours, column 0 the image itself.
-        rounds: how often; 0: the features as they are.
-
-    Returns:
-        float32 [N,D], rows of length 1 unless `rounds` is 0.
-    """
-    for _ in range(rounds):
-        means = np.empty_like(features)
-        for low in range(0, len(features), _CHUNK):
-            means[low : low + _CHUNK] = features[indices[low : low + _CHUNK]].mean(axis=1)
-        length = np.linalg.norm(means, axis=1, keepdims=True)
-        features = means / np.maximum(length, np.finfo(np.float32).tiny)
-    return features
-
-
 def save(path: str | Path, neighbors: Neighbors) -> None:
     """Write a `.npz` file; a reader sees the old file or the whole new one, never a part."""
     values = dataclasses.asdict(neighbors)

@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from scan_tf.errors import DataError
+from scan_tf.features.rows import unit
 
 # Images of the bank at most, and neighbours that are asked.
 BANK, NEIGHBORS = 2048, 5
@@ -86,4 +87,4 @@ def _unit(features: np.ndarray) -> np.ndarray:
     rows = np.asarray(features, np.float32)
     if rows.ndim != 2 or not np.isfinite(rows).all():
         raise DataError(f"features: expected a finite [N,D] array, got {list(rows.shape)}.")
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit(rows)

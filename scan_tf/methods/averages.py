@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from scan_tf.lazy import keras, tf
@@ -48,6 +49,15 @@ class Averages:
         """Put the averages in place of the weights."""
         for average, weight in zip(self._averages, self._weights, strict=True):
             weight.assign(average)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within it the averages are in place of the weights."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
 
     def swap(self) -> None:
         """Exchange averages and weights; twice leaves all as it was."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -240,15 +240,9 @@ class DirectClustering(Clustering):
     it use.
     """
 
-    def __init__(
-        self,
-        config: ScanConfig,
-        backbone: models.Backbone,
-        heads: models.ClusterHeads,
-        *,
-        cached: bool = False,
-    ):
-        super().__init__(config, backbone, heads, cached=cached)
+    def __init__(self, *arguments: Any, **options: Any):
+        """As for any clustering."""
+        super().__init__(*arguments, **options)
         self.views = {}
 
     @abc.abstractmethod
@@ -308,10 +302,9 @@ class SelfLabel(Task):
         """
         return {}
 
-    @contextlib.contextmanager
-    def as_finished(self) -> Iterator[None]:
+    def as_finished(self) -> contextlib.AbstractContextManager[None]:
         """Within it the networks are what `finish` would make of them now."""
-        yield
+        return contextlib.nullcontext()
 
     def finish(self) -> None:
         """What follows the last step, such as putting averages in place of the weights."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from scan_tf.errors import StageError
 from scan_tf.evaluation import assignments
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.handover import row_files
+from scan_tf.pipeline import reports
 from scan_tf.pipeline.run_dir import Run
 
 FILE = "embeddings.npz"
@@ -72,7 +72,7 @@ def folder_of(run: Run, split: str | None) -> Path:
     beside = folder.with_name(f"{folder.name}-{split}")
     if split is None or beside.is_dir():
         return folder if split is None else beside
-    if json.loads((folder / "report.json").read_text(encoding="utf-8"))["split"] == split:
+    if reports.read(run)["split"] == split:
         return folder
     raise StageError(
         f"{beside}: no such folder. Make it: scan-tf evaluate --run-dir {run.root} --split {split}"

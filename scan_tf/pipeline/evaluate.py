@@ -8,7 +8,6 @@ one (its clustering came from elsewhere), and `note` says so.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from scan_tf.features.embedding import head_probs
 from scan_tf.features.map2d import layout
 from scan_tf.files import read_metrics
 from scan_tf.methods.task import Pretext
+from scan_tf.models.backbone import Backbone
 from scan_tf.pipeline import (
     build,
     doubt,
@@ -34,6 +34,7 @@ from scan_tf.pipeline import (
     names,
     neighbors,
     reference,
+    reports,
     result_page,
 )
 from scan_tf.pipeline.run_dir import Run
@@ -52,7 +53,10 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
     split = split or evaluated_split(run)
     images = images_of(run, split)
     given = names.read(run)
-    clusterings = [_clustering(run, stage, images) for stage in run.clusterings()]
+    clusterings = []
+    for stage in run.clusterings():
+        network, clustering = _clustering(run, stage, images)
+        clusterings.append(clustering)
     clusterings[-1] = dataclasses.replace(
         clusterings[-1], names=names.listed(given, run.num_clusters)
     )
@@ -60,7 +64,7 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
     pretext = build.trained_pretext(run) if run.is_done("pretext") else None
     folder, last = folder_of(run, split), clusterings[-1]
     points = layout(last.features, run.config.seed, run.config.evaluate.map_points)
-    compared = reference.compare(run, last.name, images, last.features)
+    compared = reference.compare(run, network, images, last.features)
     distance = None if compared is None else compared[1]
     found = report.write(
         folder,
@@ -84,14 +88,7 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
 def read_report(run: Run) -> dict[str, Any]:
     """The report of a run. Raises StageError when there is none."""
     run.require("evaluate")
-    path = run.sealed("evaluate", "report.json")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise StageError(
-            f"{path}: missing or damaged ({error}). To make it again: "
-            f"scan-tf evaluate --run-dir {run.root} --redo evaluate"
-        ) from error
+    return reports.read(run)
 
 
 def evaluated_split(run: Run) -> Split:
@@ -122,7 +119,8 @@ def folder_of(run: Run, split: str) -> Path:
     return stage if split == evaluated_split(run) else stage.with_name(f"{stage.name}-{split}")
 
 
-def _clustering(run: Run, stage: str, images: ImageSet) -> Clustering:
+def _clustering(run: Run, stage: str, images: ImageSet) -> tuple[Backbone, Clustering]:
+    """The backbone of a clustering, and what it makes of the images."""
     backbone, heads = build.trained_clusters(run, stage)
     embedded = features.of_backbone(run, backbone, images, stage)
     probs = head_probs(heads, embedded)[0]
@@ -130,7 +128,7 @@ def _clustering(run: Run, stage: str, images: ImageSet) -> Clustering:
     label, teaches = STAGES[stage].label, stage != CLUSTERINGS[-1]
     # Of the memory only the record tells: it is another one whenever the stage is run.
     result = {k: v for k, v in run.record(stage).result.items() if k != "peak_memory_mib"}
-    return Clustering(
+    return backbone, Clustering(
         stage,
         label,
         calibration.tempered(probs, temperature),

@@ -20,10 +20,10 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
         StageError: there is no network to export.
     """
-    if not features.has_network(run.config):
+    if file := features.feature_file(run.config):
         raise StageError(
-            f"export: {run.config.pretext.weights} holds features, and no network that would "  # type: ignore[attr-defined]
-            "classify images. The clusters are in eval/assignments.csv."
+            f"export: {file} holds features, and no network that would classify images. The "
+            "clusters are in eval/assignments.csv."
         )
     stage, folder = run.clusterings()[-1], run.folder("export")
     backbone, heads = build.calibrated_clusters(run, stage)

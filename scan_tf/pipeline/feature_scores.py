@@ -10,6 +10,7 @@ import numpy as np
 from scan_tf.data.image_set import ImageSet
 from scan_tf.evaluation import probes
 from scan_tf.evaluation.knn import knn_accuracy
+from scan_tf.features import rows
 from scan_tf.features.embedding import blockwise
 from scan_tf.methods.task import Pretext
 from scan_tf.pipeline import features
@@ -56,7 +57,7 @@ def score(
     if config.linear_probe:
         raw = [_raw(run, pretext, source) for source in (train, images)]
         whole["backbone"] = raw[0], raw[1]
-        unit.setdefault("backbone", (_unit(raw[0]), _unit(raw[1])))
+        unit.setdefault("backbone", (rows.unit(raw[0]), rows.unit(raw[1])))
         if pretext.projects and "projection" not in unit:
             unit["projection"] = _project(pretext, raw[0]), _project(pretext, raw[1])
     probe = _probe(run, train.labels, images.labels, leave_one_out)
@@ -104,8 +105,3 @@ def _raw(run: Run, pretext: Pretext, images: ImageSet) -> np.ndarray:
 
 def _project(pretext: Pretext, rows: np.ndarray) -> np.ndarray:
     return blockwise(pretext.project, rows)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(length, 1e-12), np.float32)

@@ -21,10 +21,10 @@ from scan_tf.pipeline import sizes
 from scan_tf.pipeline.run_dir import Run
 
 
-def has_network(config: Config) -> bool:
-    """Whether features of other images can be computed; not where those of a file are used."""
-    weights = getattr(config.pretext, "weights", "")
-    return Path(weights).suffix not in pretrained.FEATURE_FILES
+def feature_file(config: Config) -> str | None:
+    """The file of features in place of a network, which could compute those of other images."""
+    weights = str(getattr(config.pretext, "weights", ""))
+    return weights if Path(weights).suffix in pretrained.FEATURE_FILES else None
 
 
 def check(config: Config) -> None:
@@ -33,9 +33,10 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: naming the setting.
     """
-    if has_network(config):
+    file = feature_file(config)
+    if file is None:
         return
-    why = f"{config.pretext.weights} holds features, and no network for views of images"  # type: ignore[attr-defined]
+    why = f"{file} holds features, and no network for views of images"
     if config.selflabel.epochs:
         raise ConfigError(f"selflabel.epochs: must be 0, got {config.selflabel.epochs}: {why}.")
     if config.scan.cached_views and config.scan.augmentation != "none":

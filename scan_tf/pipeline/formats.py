@@ -8,7 +8,6 @@ with the SavedModel, before it takes its place.
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,13 +88,9 @@ def serve(exported: Path, base: Path) -> Path:
     base.mkdir(parents=True, exist_ok=True)
     versions = [int(p.name) for p in base.iterdir() if p.name.isdecimal()]
     target = base / str(max(versions, default=0) + 1)
-    # Not a number, so that nobody serves it before it is whole.
-    fresh = base / f".{target.name}.{os.getpid()}.tmp"
-    try:
-        shutil.copytree(exported, fresh)
-        fresh.rename(target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    # What is not whole yet has no number for a name, so that nobody serves it.
+    with files.replacing(target) as fresh:
+        shutil.copytree(exported, fresh, dirs_exist_ok=True)
     return target
 
 

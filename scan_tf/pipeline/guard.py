@@ -44,7 +44,9 @@ class Guard:
         self.threshold = float(getattr(run.config.selflabel, "threshold", 0.99))
         self._images, self._near = _looked_at(run)
         # Compiled once, not again after every epoch.
-        self._network = tf.function(task.backbone.embed, jit_compile=run.device.jit_step)
+        self._network = tf.function(
+            task.backbone.embed, jit_compile=run.device.jit_step, autograph=False
+        )
         self.record: dict[str, Any] = {"history": [{"epoch": 0, **self._look()}]}
         self._say_how_sure()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import collections
-import json
 from pathlib import Path
 from typing import Any
 
 from scan_tf import __version__
 from scan_tf.evaluation import assignments
 from scan_tf.evaluation.text import markdown, percent
+from scan_tf.pipeline import reports
 from scan_tf.pipeline.doubt import Doubt
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES
@@ -59,10 +59,8 @@ def text(run: Run, stage: str, names: list[str], doubt: Doubt | None, *, image_s
 
 def _report(run: Run) -> dict[str, Any] | None:
     """What the evaluation says, where it is done."""
-    path = run.folder("evaluate") / "report.json"
-    if not run.record("evaluate").is_done or not path.exists():
-        return None
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    there = (run.folder("evaluate") / reports.FILE).exists()
+    return reports.read(run) if run.record("evaluate").is_done and there else None
 
 
 def _kinds(run: Run, names: list[str], report: dict[str, Any] | None) -> str:

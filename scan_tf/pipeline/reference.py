@@ -6,19 +6,20 @@ import numpy as np
 
 from scan_tf.data.image_set import ImageSet
 from scan_tf.features import outliers
+from scan_tf.models.backbone import Backbone
 from scan_tf.models.frozen import Frozen
-from scan_tf.pipeline import build, features
+from scan_tf.pipeline import features
 from scan_tf.pipeline.run_dir import Run
 
 
 def compare(
-    run: Run, stage: str, images: ImageSet, embedded: np.ndarray
+    run: Run, network: Backbone, images: ImageSet, embedded: np.ndarray
 ) -> tuple[outliers.Reference, np.ndarray] | None:
     """The reference by the training images, and the distance float32 [N] of the evaluated ones.
 
     Args:
         run: the run.
-        stage: whose backbone gave the features.
+        network: the backbone that gave the features.
         images: the N evaluated images.
         embedded: float32 [N,D], their features.
 
@@ -34,7 +35,6 @@ def compare(
         own[rows] = np.arange(len(rows))
         found = outliers.reference(embedded[rows])
         return found, outliers.distances(found.bank, embedded, own=own)
-    network, _ = build.trained_clusters(run, stage)
     if isinstance(network, Frozen):  # whose features are stored, of all images
         of_train = features.of_backbone(run, network, train, None)[rows]
     else:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from scan_tf.errors import MissingDataError
 from scan_tf.evaluation import assignments
@@ -15,6 +13,7 @@ from scan_tf.pipeline import (
     evaluate,
     export,
     names,
+    reports,
     result_page,
 )
 from scan_tf.pipeline.run_dir import Run
@@ -68,14 +67,10 @@ def _make_again(run: Run, evaluated: Sequence[Path], listed: Sequence[str]) -> N
         clustering = Clustering(
             stage, STAGES[stage].label, found.probs, found.features, names=listed
         )
-        images = evaluate.images_of(run, _json(folder / "report.json")["split"])
+        images = evaluate.images_of(run, reports.read(run, folder)["split"])
         result_page.write(run, images, clustering, found.points, folder, distance=found.distance)
 
 
 def _is_evaluated(folder: Path) -> bool:
-    names = (assignments.FILE, embeddings.FILE, "report.json")
+    names = (assignments.FILE, embeddings.FILE, reports.FILE)
     return all((folder / name).exists() for name in names)
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

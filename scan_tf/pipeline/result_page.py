@@ -15,6 +15,7 @@ from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.page_data import StageFacts
 from scan_tf.features import neighbors
 from scan_tf.files import read_metrics
+from scan_tf.pipeline import reports
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES, labels
 
@@ -45,7 +46,7 @@ def write(
         folder: of the evaluation, with its `report.json`.
         distance: float32 [N] from the images that were learned from; None: unknown.
     """
-    found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    found = reports.read(run, folder)
     abstain, outliers = found.get("abstain"), None
     if abstain is not None and distance is not None:
         outliers = abstention.outliers(distance, abstain["far"])

@@ -17,6 +17,7 @@ from scan_tf.evaluation import consensus
 from scan_tf.evaluation.consensus import Consensus
 from scan_tf.features.embedding import embed, head_probs
 from scan_tf.features.neighbors import restrict
+from scan_tf.features.rows import unit
 from scan_tf.methods import catalog
 from scan_tf.methods.task import Clustering, DirectClustering
 from scan_tf.models.backbone import Backbone
@@ -102,8 +103,7 @@ def _direct(run: Run) -> Mapping[str, Any]:
     task = build.new_clustering(run, backbone, build.new_heads(run, backbone, 1))
     assert isinstance(task, DirectClustering)  # noqa: S101 - asked for by `run`
     rows = features.of_backbone(run, backbone, run.train_images, "features")
-    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    clusters = task.assign(unit, neighbors.mined(run).indices, seed=seed)
+    clusters = task.assign(unit(rows), neighbors.mined(run).indices, seed=seed)
     found = Consensus(clusters, np.ones(len(clusters)), 1.0, 0.0)
     heads = ClusterHeads.linear(*consensus.classifier(rows, found, run.num_clusters, seed=seed))
     task.networks = {"backbone": backbone, "heads": heads}

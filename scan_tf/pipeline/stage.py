@@ -8,6 +8,7 @@ command line needs no TensorFlow to show its help.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,11 @@ CLUSTERINGS = tuple(name for name, stage in STAGES.items() if stage.label)
 OUTPUTS = tuple(STAGES)[tuple(STAGES).index(TRAINED[-1]) + 1 :]
 # What can be made again with another seed on the same pretext; the rest of the run stays.
 REPEATED = tuple(name for name in STAGES if name not in (TRAINED[0], OUTPUTS[-1]))
+
+
+def is_left_out(config: Any, stage: str) -> bool:
+    """Whether a stage that trains has no epochs to train."""
+    return not getattr(getattr(config, stage, None), "epochs", 1)
 
 
 def up_to(stage: str) -> list[str]:

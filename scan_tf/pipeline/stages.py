@@ -15,7 +15,7 @@ from scan_tf.errors import ConfigError, NothingLearned, WithoutSelfLabel
 from scan_tf.features import approximate
 from scan_tf.pipeline import evaluate, features, savedmodel, sizes, status, summary
 from scan_tf.pipeline.run_dir import Run
-from scan_tf.pipeline.stage import STAGES
+from scan_tf.pipeline.stage import STAGES, is_left_out
 from scan_tf.writing import Writing
 
 
@@ -78,7 +78,7 @@ def run_all(run: Run) -> None:
     left_out = None
     features.check(run.config)
     for stage in STAGES:
-        if stage == "export" and not features.has_network(run.config):
+        if stage == "export" and features.feature_file(run.config):
             print("export: left out: the features come from a file, there is no network to export.")
             continue
         try:
@@ -97,7 +97,7 @@ def run_stage(run: Run, stage: str) -> None:
     if run.is_done(stage):
         print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
         return
-    if not getattr(getattr(run.config, stage, None), "epochs", 1):
+    if is_left_out(run.config, stage):
         print(f"{stage}: left out, because {stage}.epochs is 0.")
         return
     run.write_config()

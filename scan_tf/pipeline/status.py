@@ -13,7 +13,7 @@ from scan_tf.pipeline import plan
 from scan_tf.pipeline.plan import Seen
 from scan_tf.pipeline.record import Record
 from scan_tf.pipeline.run_dir import Run
-from scan_tf.pipeline.stage import STAGES, TRAINED, since
+from scan_tf.pipeline.stage import STAGES, TRAINED, is_left_out, since
 from scan_tf.training.progress import FILE, Progress, duration
 
 
@@ -32,7 +32,7 @@ def describe(root: Path) -> str:
     records = {stage: run.record(stage) for stage in STAGES}
     lines = [f"{run.config.name}: {root}"]
     lines += [_line(run, stage, records[stage], left.get(stage)) for stage in STAGES]
-    if not all(records[s].is_done or _left_out(run, s) for s in STAGES):
+    if not all(records[s].is_done or is_left_out(run.config, s) for s in STAGES):
         rest = [s for stage, s in left.items() if not records[stage].is_done]
         if rest:
             lines.append(f"about {duration(sum(rest))} of computing are left")
@@ -82,12 +82,8 @@ def steps(folder: Path) -> dict[str, Any]:
     }
 
 
-def _left_out(run: Run, stage: str) -> bool:
-    return not getattr(getattr(run.config, stage, None), "epochs", 1)
-
-
 def _line(run: Run, stage: str, record: Record, left: float | None) -> str:
-    if not record.has_begun and _left_out(run, stage):
+    if not record.has_begun and is_left_out(run.config, stage):
         return f"  {stage:10} left out, {stage}.epochs is 0"
     if not record.has_begun:
         epochs = f", {getattr(run.config, stage).epochs} epochs" if stage in TRAINED else ""

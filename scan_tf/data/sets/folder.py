@@ -67,7 +67,8 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
         return None
     found = _listed(root)
     found.report(where=f"{root}: ", allowed=not config.strict)
-    files, names = found.files, _class_names(train)
+    files = found.files
+    names = _class_names(train, files if root == train else listing([train]).files)
     if split == "test":
         files, names = _of_known_classes(files, root, names)
     size = config.image_size or DEFAULT_SIZE
@@ -140,10 +141,10 @@ def _folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _class_names(train: Path) -> tuple[str, ...]:
+def _class_names(train: Path, images: Sequence[Path]) -> tuple[str, ...]:
     """Names of the labels, those of training images that can be read; () where there are none."""
     members: dict[str | None, list[Path]] = {}
-    for path in listing([train]).files:
+    for path in images:
         members.setdefault(_class_of(path, train), []).append(path)
     read = {name for name, files in members.items() if any(map(_is_readable, files))}
     if len(read - {None}) < 2:

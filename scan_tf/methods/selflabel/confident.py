@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scan_tf import models
@@ -96,14 +96,9 @@ class Method(SelfLabel):
         """Put the averages in place of the weights, where `ema` is on."""
         self.averages.put()
 
-    @contextlib.contextmanager
-    def as_finished(self) -> Iterator[None]:
+    def as_finished(self) -> contextlib.AbstractContextManager[None]:
         """Within it the averages are in place of the weights, where `ema` is on."""
-        self.averages.swap()
-        try:
-            yield
-        finally:
-            self.averages.swap()
+        return self.averages.in_place()
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
         return self.heads(self.backbone(images, training=True))[0]

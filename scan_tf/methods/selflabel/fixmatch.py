@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,14 +130,9 @@ class Method(SelfLabel):
         count = int((np.asarray(found) >= 0).sum())
         return {"reliable": count, "confident_first": first, "confident_last": last}
 
-    @contextlib.contextmanager
-    def as_finished(self) -> Iterator[None]:
+    def as_finished(self) -> contextlib.AbstractContextManager[None]:
         """Within it the averages are in place of the weights."""
-        self.averages.swap()
-        try:
-            yield
-        finally:
-            self.averages.swap()
+        return self.averages.in_place()
 
     def finish(self) -> None:
         """Put the averages in place of the weights."""
