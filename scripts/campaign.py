@@ -1,4 +1,4 @@
-"""Runs in legs, for machines that are lent for minutes; and packing them to go on elsewhere.
+"""Long runs in short sessions, and packing them to go on elsewhere.
 
 The commands `run --stop-after`, `pack` and `unpack` of scan-tf.
 

@@ -123,15 +123,15 @@ def test_results_are_not_overwritten_and_know_their_commit(run, folder):
         add(run, folder)
 
 
-def test_legs_of_a_campaign_tell_where_it_ran(run, folder):
-    leg = {"begun": "2026", "minutes": 9.0, "ended": "budget", "commit": "c0", "processor": "P"}
+def test_sessions_tell_where_it_ran(run, folder):
+    session = {"begun": "2026", "minutes": 9.0, "ended": "budget", "commit": "c0", "processor": "P"}
     machines = [{"accelerators": ["G"], "cores": 16, "memory_gib": 128}, {"cores": 2}]
-    lines = [json.dumps(leg | {"hardware": m, "command": ["/x"]}) + "\n" for m in machines]
-    (run / "campaign.jsonl").write_text("".join([*lines, lines[-1]]))
+    lines = [json.dumps(session | {"hardware": m, "command": ["/x"]}) + "\n" for m in machines]
+    (run / "sessions.jsonl").write_text("".join([*lines, lines[-1]]))
     environment = load(add(run, folder, commit=None) / "environment.json")
     assert environment["hardware"] == "G, 16 cores of P, 128 GiB; 2 cores of P"
     assert environment["commit"] == "c0"
-    assert [row["ended"] for row in environment["legs"]] == ["budget"] * 3
+    assert [row["ended"] for row in environment["sessions"]] == ["budget"] * 3
 
 
 def test_metrics_are_thinned_to_what_a_curve_needs():

@@ -13,7 +13,13 @@ MODULES = {"result_table"}
 NAMES = sorted({path.stem for path in SCRIPTS.glob("*.py")} - MODULES)
 COMMANDS = {"prepare_tfds": "scan-tf prepare", "campaign": "scan-tf"}
 # They are no commands of scan-tf.
-OTHERS = {"architecture", "results", "torture", *(n for n in NAMES if n.startswith("bench"))}
+OTHERS = {
+    "architecture",
+    "gpu_run",
+    "results",
+    "torture",
+    *(n for n in NAMES if n.startswith("bench")),
+}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -50,8 +50,8 @@ def color_jitter(images: tf.Tensor, factors: tf.Tensor, order: tf.Tensor) -> tf.
     """Brightness, contrast, saturation and hue, in an order of each image's own.
 
     The first three have one form, clip(a*x + b*grey(x) + c*mean(grey(x))), so each slot costs the
-    same for all images. Hue, the dear one, is computed once: the slots that come before it run
-    first (as identity where they come after it), then hue, then the others.
+    same for all images. Hue, which costs the most, is computed once: the slots that come before it
+    run first (as identity where they come after it), then hue, then the others.
 
     Args:
         images: f32 [B,H,W,3] in 0..1.

@@ -211,13 +211,13 @@ def _run_all(run: Run, arguments: argparse.Namespace, start: float) -> bool:
     if arguments.stop_after is None and not arguments.seeds:
         stages.run_all(run)
         return True
-    from scan_tf.experiments import legs, sweep
+    from scan_tf.experiments import sessions, sweep
 
     if arguments.stop_after is None:
         stages.run_all(run)
         sweep.repeat(run, arguments.seeds)
         return True
-    return legs.run(
+    return sessions.run(
         run,
         budget_s=60 * arguments.stop_after,
         margin_s=arguments.margin,

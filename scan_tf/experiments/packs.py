@@ -35,7 +35,8 @@ _MAX_MANIFEST = 16 * 2**20
 _TEXTS = (
     "config.yaml",
     "environment.json",
-    "campaign.jsonl",
+    "campaign.jsonl",  # the name of the next in older runs
+    "sessions.jsonl",
     "*/metrics.jsonl",
     "scan/heads/metrics.jsonl",
     "scan/best.json",

@@ -139,21 +139,20 @@ def _mean_time(runs: Sequence[Run], stage: str) -> float:
 
 
 def _environment(root: Path, commit: str | None, hardware: str | None) -> dict[str, Any]:
-    """What the run ran on, without the paths of that machine; of the last leg where several."""
+    """What the run ran on, without the paths of that machine; of the last session where several."""
+    from scan_tf.experiments import sessions
+
     recorded = _json(root / "environment.json")
-    path = root / "campaign.jsonl"
-    legs = []
-    if path.exists():
-        legs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    last = legs[-1] if legs else {}
+    held = sessions.journal(root)
+    last = held[-1] if held else {}
     recorded["commit"] = commit or last.get("commit") or recorded.get("commit")
     if recorded["commit"] is None:
         raise ConfigError(f"{root}: its commit was not recorded. Give it by --commit.")
-    where = dict.fromkeys(_hardware(leg) for leg in legs) or [_hardware(recorded)]
+    where = dict.fromkeys(_hardware(session) for session in held) or [_hardware(recorded)]
     recorded["hardware"] = hardware or "; ".join(where)
-    if legs:
+    if held:
         kept = ("begun", "minutes", "ended", "commit")
-        recorded["legs"] = [{k: leg.get(k) for k in kept} for leg in legs]
+        recorded["sessions"] = [{k: session.get(k) for k in kept} for session in held]
     return {k: v for k, v in recorded.items() if k != "command"}
 
 

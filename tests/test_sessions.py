@@ -19,8 +19,7 @@ from tiny_runs import copy, opened, own_handler, weights
 
 from scan_tf import files
 from scan_tf.errors import ConfigError, Interrupted, StageError
-from scan_tf.experiments import legs as campaign
-from scan_tf.experiments import packs
+from scan_tf.experiments import packs, sessions
 from scan_tf.files import read_metrics
 from scan_tf.pipeline import stages
 from scan_tf.training import checkpoint
@@ -32,8 +31,8 @@ TRAINED = ("pretext", "scan", "selflabel")
 WAITING = threading.Event()
 
 
-def legs(run: Path) -> list[dict]:
-    return read_metrics(run / "campaign.jsonl")
+def lines_of(run: Path) -> list[dict]:
+    return read_metrics(run / "sessions.jsonl")
 
 
 def rows(run: Path, stage: str) -> list[dict]:
@@ -53,17 +52,17 @@ def assert_same_weights(one: Path, other: Path, *names: str) -> None:
 
 
 @pytest.fixture
-def leg(monkeypatch) -> Iterator[Callable[..., bool]]:
-    """Runs a leg whose time is up as soon as `until` holds."""
+def session(monkeypatch) -> Iterator[Callable[..., bool]]:
+    """Runs a session whose time is up as soon as `until` holds."""
 
     def run(work, until: Callable[[], bool] = lambda: False, **options) -> bool:
         def monotonic() -> float:
             return time.monotonic() + (BUDGET_S - MARGIN_S if until() else 0)
 
-        monkeypatch.setattr(campaign, "time", types.SimpleNamespace(monotonic=monotonic))
-        monkeypatch.setattr(campaign, "_POLL_S", 0.01)
+        monkeypatch.setattr(sessions, "time", types.SimpleNamespace(monotonic=monotonic))
+        monkeypatch.setattr(sessions, "_POLL_S", 0.01)
         with own_handler():
-            return campaign.run(work, budget_s=BUDGET_S, margin_s=MARGIN_S, **options)
+            return sessions.run(work, budget_s=BUDGET_S, margin_s=MARGIN_S, **options)
 
     yield run
     # A signal may come between the opening of a file and the block that would close it. What it
@@ -73,10 +72,12 @@ def leg(monkeypatch) -> Iterator[Callable[..., bool]]:
         gc.collect()
 
 
-def test_a_leg_stops_in_time_and_the_next_ends_with_the_same_bits(finished, tmp_path, leg, capsys):
+def test_a_session_stops_in_time_and_the_next_ends_with_the_same_bits(
+    finished, tmp_path, session, capsys
+):
     run = copy(finished, tmp_path / "run", without="selflabel")
     total = rows(finished, "selflabel")[-1]["step"]
-    assert not leg(opened(run), lambda: len(rows(run, "selflabel")) > 3)
+    assert not session(opened(run), lambda: len(rows(run, "selflabel")) > 3)
     step = step_of(run, "selflabel")
     # Every second step is logged, and any can be the last one saved.
     logged = rows(run, "selflabel")[-1]["step"]
@@ -86,28 +87,28 @@ def test_a_leg_stops_in_time_and_the_next_ends_with_the_same_bits(finished, tmp_
     # Left behind on a journey, and needed by the evaluation.
     features = (run / "neighbors" / "features.npz").rename(tmp_path / "features.npz")
 
-    assert leg(opened(run))
+    assert session(opened(run))
     assert_same_weights(run, finished, *TRAINED)
     assert rows(run, "selflabel") == rows(finished, "selflabel")
     with np.load(run / "neighbors" / "features.npz") as file, np.load(features) as before:
         for split in ("train", "test"):
             np.testing.assert_array_equal(file[split], before[split])
-    assert [row["ended"] for row in legs(run)] == ["budget", "done"]
-    assert legs(run)[0]["steps"]["selflabel"][0] == 0
-    assert legs(run)[0]["steps"]["selflabel"][1] <= step
-    assert legs(run)[1]["steps"]["selflabel"] == [logged, total]
-    assert leg(opened(run))
+    assert [row["ended"] for row in lines_of(run)] == ["budget", "done"]
+    assert lines_of(run)[0]["steps"]["selflabel"][0] == 0
+    assert lines_of(run)[0]["steps"]["selflabel"][1] <= step
+    assert lines_of(run)[1]["steps"]["selflabel"] == [logged, total]
+    assert session(opened(run))
     assert "export: done before" in capsys.readouterr().out
 
 
-def test_a_run_that_travelled_ends_with_the_same_bits(finished, tmp_path, leg, monkeypatch):
+def test_a_run_that_travelled_ends_with_the_same_bits(finished, tmp_path, session, monkeypatch):
     run = copy(finished, tmp_path / "run", without="scan")
-    assert not leg(opened(run), lambda: len(rows(run, "scan")) > 3)
+    assert not session(opened(run), lambda: len(rows(run, "scan")) > 3)
     packs.pack(run, tmp_path / "pack")
     packs.unpack([tmp_path / "pack"], there := tmp_path / "there")
-    assert [row["ended"] for row in legs(there)] == ["budget"]
+    assert [row["ended"] for row in lines_of(there)] == ["budget"]
     monkeypatch.setattr(stages, "run_all", lambda work: stages.run_stage(work, "scan"))
-    assert leg(opened(there))
+    assert session(opened(there))
     assert_same_weights(there, finished, "pretext", "scan")
 
 
@@ -120,7 +121,7 @@ def wait_for_the_signal(work) -> None:
 
 
 def test_a_stage_that_takes_the_signal_for_damage_is_understood(
-    finished, tmp_path, leg, monkeypatch
+    finished, tmp_path, session, monkeypatch
 ):
     run = copy(finished, tmp_path / "run", without="export")
     WAITING.clear()
@@ -132,10 +133,10 @@ def test_a_stage_that_takes_the_signal_for_damage_is_understood(
             raise StageError("features.npz: damaged") from error
 
     monkeypatch.setattr(stages, "run_all", misled)
-    assert not leg(opened(run), WAITING.is_set)
+    assert not session(opened(run), WAITING.is_set)
 
 
-def test_an_error_or_another_signal_is_not_the_budget(finished, tmp_path, leg, monkeypatch):
+def test_an_error_or_another_signal_is_not_the_budget(finished, tmp_path, session, monkeypatch):
     run = copy(finished, tmp_path / "run", without="export")
 
     def broken(work) -> None:
@@ -143,7 +144,7 @@ def test_an_error_or_another_signal_is_not_the_budget(finished, tmp_path, leg, m
 
     monkeypatch.setattr(stages, "run_all", broken)
     with pytest.raises(StageError, match="scan: broken"):
-        leg(opened(run))
+        session(opened(run))
 
     def terminated(work) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -151,9 +152,9 @@ def test_an_error_or_another_signal_is_not_the_budget(finished, tmp_path, leg, m
 
     monkeypatch.setattr(stages, "run_all", terminated)
     with pytest.raises(Interrupted) as end:
-        leg(opened(run))
+        session(opened(run))
     assert end.value.exit_code == 143
-    assert [row["ended"] for row in legs(run)] == ["error or signal"] * 2
+    assert [row["ended"] for row in lines_of(run)] == ["error or signal"] * 2
 
 
 class Exited(BaseException):
@@ -161,38 +162,38 @@ class Exited(BaseException):
 
 
 def test_what_does_not_stop_is_ended(finished, tmp_path, monkeypatch, capsys):
-    journal = campaign.Journal(opened(copy(finished, tmp_path / "run")), time.monotonic())
-    limit = campaign.TimeLimit(time.monotonic(), 10, meanwhile=journal.look, at_end=journal.write)
+    journal = sessions.Journal(opened(copy(finished, tmp_path / "run")), time.monotonic())
+    limit = sessions.TimeLimit(time.monotonic(), 10, meanwhile=journal.look, at_end=journal.write)
 
     def leave(number: int) -> None:
         raise Exited(number)
 
-    monkeypatch.setattr(campaign.os, "_exit", leave)
+    monkeypatch.setattr(sessions.os, "_exit", leave)
     with pytest.raises(Exited) as end:
         limit._watch()
     assert end.value.args == (75,)
     assert "did not stop in time" in capsys.readouterr().err
-    assert legs(tmp_path / "run")[-1]["ended"] == "killed at the end of the budget"
+    assert lines_of(tmp_path / "run")[-1]["ended"] == "killed at the end of the budget"
 
 
-def test_other_seeds_come_last(finished, tmp_path, leg, monkeypatch):
+def test_other_seeds_come_last(finished, tmp_path, session, monkeypatch):
     seen = []
-    monkeypatch.setattr(campaign.sweep, "repeat", lambda work, seeds: seen.append(list(seeds)))
+    monkeypatch.setattr(sessions.sweep, "repeat", lambda work, seeds: seen.append(list(seeds)))
     run = copy(finished, tmp_path / "run")
-    assert leg(opened(run))
-    assert leg(opened(run), seeds=[0, 1])
+    assert session(opened(run))
+    assert session(opened(run), seeds=[0, 1])
     assert seen == [[0, 1]]
 
 
 @pytest.mark.parametrize("margin_s", [60, 61, -1])
 def test_a_budget_within_the_margin_is_refused(finished, margin_s):
     with pytest.raises(ConfigError, match="--stop-after: 1 leave no time .*--margin"):
-        campaign.run(opened(finished), budget_s=60, margin_s=margin_s)
+        sessions.run(opened(finished), budget_s=60, margin_s=margin_s)
 
 
 def test_the_remaining_minutes_come_from_the_last_measured_rates(finished, tmp_path):
     run = copy(finished, tmp_path / "run", without="scan")
-    lines = campaign.describe(opened(run)).splitlines()
+    lines = sessions.describe(opened(run)).splitlines()
     assert lines[0].startswith("pretext   done in ")
     assert lines[2] == "scan      not begun, 12 epochs; time not known yet"
     assert lines[-1] == "export    not begun"
@@ -201,10 +202,12 @@ def test_the_remaining_minutes_come_from_the_last_measured_rates(finished, tmp_p
     (run / "scan" / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in metrics))
     path = run / "scan" / "ckpt" / "state.npz"
     checkpoint.save_state(path, {"x": np.zeros(3)}, step=4, extra={})
-    rates = [{"scan": 9.0}, {"scan": 0.1}, {"selflabel": 2.0}]
+    older, *rates = [{"scan": 9.0}, {"scan": 0.1}, {"selflabel": 2.0}]
     text = "".join(json.dumps({"steps_per_second": r}) + "\n" for r in rates)
-    (run / "campaign.jsonl").write_text(text)
-    line = campaign.describe(opened(run)).splitlines()[2]
+    (run / "campaign.jsonl").write_text(json.dumps({"steps_per_second": older}) + "\n")
+    assert ", 9 steps/s: " in sessions.describe(opened(run)).splitlines()[2]
+    (run / "sessions.jsonl").write_text(text)
+    line = sessions.describe(opened(run)).splitlines()[2]
     # 32 steps at 0.1 a second.
     assert line == "scan      step 4 of 36 (11.1%), 0.1 steps/s: about 5.3 min remain"
 
@@ -213,7 +216,7 @@ def test_rates_leave_out_what_was_taken_back(finished, tmp_path):
     run = copy(finished, tmp_path / "run", without="scan")
     (run / "scan").mkdir()
     clock = iter(range(10, 100, 10))
-    journal = campaign.Journal(opened(run), 0)
+    journal = sessions.Journal(opened(run), 0)
 
     def look(*steps: int) -> None:
         text = "".join(json.dumps({"step": s}) + "\n" for s in steps)
@@ -221,21 +224,21 @@ def test_rates_leave_out_what_was_taken_back(finished, tmp_path):
         journal.look()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(campaign, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+        patch.setattr(sessions, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
         journal._before["scan"] = 30
         for steps in ((10, 20, 30), (10, 20), (10, 20, 26), (20, 26), (26, 36), (36, 66)):
             look(*steps)
         journal.write("test")
-    row = legs(run)[-1]
+    row = lines_of(run)[-1]
     # 26 at 10 s, 36 at 20 s, 66 at 30 s, and the row itself at 40 s.
     assert row["steps"] == {"scan": [20, 66]}
     assert row["steps_per_second"] == {"scan": 2.0}
 
 
-def test_a_leg_says_where_it_ran(finished, tmp_path, leg):
+def test_a_session_says_where_it_ran(finished, tmp_path, session):
     run = copy(finished, tmp_path / "run")
-    assert leg(opened(run))
-    (row,) = legs(run)
+    assert session(opened(run))
+    (row,) = lines_of(run)
     assert row["hardware"].keys() == {"accelerators", "cores", "memory_gib"}
     assert row["hardware"]["cores"] >= 1
     assert row["versions"].keys() >= {"tensorflow", "keras"}
@@ -270,7 +273,7 @@ def test_the_script_packs_unpacks_and_names_errors(finished, tmp_path):
     "number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name
 )
 @pytest.mark.parametrize("stage", TRAINED)
-def test_a_killed_campaign_goes_on_to_the_same_bits(finished, tmp_path, stage, number):
+def test_a_killed_session_goes_on_to_the_same_bits(finished, tmp_path, stage, number):
     run = copy(finished, tmp_path / "run", without=stage)
     command = [sys.executable, str(SCRIPT), "run", "--run-dir", str(run), "--stop-after", "60"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -290,17 +293,17 @@ def test_a_killed_campaign_goes_on_to_the_same_bits(finished, tmp_path, stage, n
 
 
 @pytest.mark.slow
-def test_short_legs_end_with_the_same_bits(finished, tmp_path):
+def test_short_sessions_end_with_the_same_bits(finished, tmp_path):
     """Real budgets: with a twentieth of a second between checkpoints, kills lose little."""
     run = copy(finished, tmp_path / "run", without="pretext")
     codes = []
-    while not codes or codes[-1] == campaign.TO_BE_CONTINUED:
+    while not codes or codes[-1] == sessions.TO_BE_CONTINUED:
         minutes = 0.5 + 0.1 * len(codes)  # until it is enough for a slow machine to start in
         begun = time.monotonic()
         options = ("--stop-after", minutes, "--margin", 2)
         done = script("run", "--run-dir", run, *options)
         assert time.monotonic() - begun < 60 * minutes + 30
-        codes.append(done.returncode if done.returncode != 2 else campaign.TO_BE_CONTINUED)
+        codes.append(done.returncode if done.returncode != 2 else sessions.TO_BE_CONTINUED)
         assert len(codes) < 40
     assert codes[-1] == 0, done.stderr
     assert_same_weights(run, finished, *TRAINED)

@@ -1,10 +1,10 @@
-"""A run in legs, on machines that are lent for minutes: a time limit, an estimate and a journal.
+"""A run in several sessions, each under a time limit: the limit, an estimate and a journal.
 
-A leg runs the ordinary stages. Before its time is over it stops them as SIGTERM does, with all
+A session runs the ordinary stages. Before its time is over it stops them as SIGTERM does, with all
 saved; what has not stopped at the end is ended as by a kill, which loses the work since the last
-checkpoint and nothing more. The run directory is the only state: the next leg goes on from there,
-here or, after `packs.pack` and `packs.unpack`, on another machine. Each leg adds a line to
-`campaign.jsonl` in the run directory: when, where, how far, how fast.
+checkpoint and nothing more. The run directory is the only state: the next session goes on from
+there, here or, after `packs.pack` and `packs.unpack`, on another machine. Each session adds a line
+to `sessions.jsonl` in the run directory: when, where, how far, how fast.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from scan_tf import files, machine, signals
@@ -27,9 +28,10 @@ from scan_tf.pipeline import stages
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES, TRAINED
 
-# Seconds before the end at which a leg stops: a step, an epoch's scores, a save.
+# Seconds before the end at which a session stops: a step, an epoch's scores, a save.
 MARGIN_S = 20.0
-JOURNAL = "campaign.jsonl"
+JOURNAL = "sessions.jsonl"
+_OLDER = "campaign.jsonl"  # its name in older runs
 _POLL_S = 0.5
 _REPEAT_SIGNAL_S = 5.0
 
@@ -42,12 +44,12 @@ def run(
     seeds: Sequence[int] = (),
     start: float | None = None,
 ) -> bool:
-    """Run one leg: the stages that are not done yet, then the clustering with other seeds.
+    """Run one session: the stages that are not done yet, then the clustering with other seeds.
 
     Args:
         run: the run.
-        budget_s: the leg ends within so many seconds; the process is ended at that moment if need
-            be, with the exit code TO_BE_CONTINUED.
+        budget_s: the session ends within so many seconds; the process is ended at that moment if
+            need be, with the exit code TO_BE_CONTINUED.
         margin_s: so long before the end of the budget the stages are told to stop.
         seeds: `clustering_seed`s with which scan and selflabel are repeated at last.
         start: `time.monotonic()` from which the budget counts; None: now.
@@ -83,6 +85,11 @@ def run(
         journal.write(ended)
     print(describe(run))
     return ended == "done"
+
+
+def journal(root: Path) -> list[dict[str, Any]]:
+    """The lines of all sessions of a run directory, the first session first."""
+    return [row for name in (_OLDER, JOURNAL) for row in read_metrics(root / name)]
 
 
 def describe(run: Run) -> str:
@@ -171,11 +178,11 @@ class TimeLimit:
 
 
 class Journal:
-    """The line of a leg in `campaign.jsonl`.
+    """The line of a session in `sessions.jsonl`.
 
     Args:
         run: the run.
-        start: `time.monotonic()` at which the leg began.
+        start: `time.monotonic()` at which the session began.
     """
 
     def __init__(self, run: Run, start: float):
@@ -199,7 +206,7 @@ class Journal:
                 seen[1:] = [(time.monotonic(), step)]
 
     def write(self, ended: str) -> None:
-        """Add the line, with the reason for which the leg ended; unless nothing was begun."""
+        """Add the line, with the reason for which the session ended; unless nothing was begun."""
         if not self.run.root.exists():
             return
         moved = {stage: seen for stage, seen in self._seen.items() if seen}
@@ -230,9 +237,9 @@ def _steps(run: Run, stage: str) -> tuple[int, int]:
 
 
 def _rates(run: Run) -> dict[str, float]:
-    """Steps per second of each stage in the last leg that measured it."""
+    """Steps per second of each stage in the last session that measured it."""
     rates: dict[str, float] = {}
-    for row in read_metrics(run.root / JOURNAL):
+    for row in journal(run.root):
         rates |= {k: v for k, v in row.get("steps_per_second", {}).items() if v > 0}
     return rates
 

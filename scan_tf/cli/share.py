@@ -1,4 +1,4 @@
-"""The commands that carry results: to another machine, and to those who read of them."""
+"""The commands that take results elsewhere: to another machine, and to those who read of them."""
 
 from __future__ import annotations
 
