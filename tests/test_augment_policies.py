@@ -66,7 +66,9 @@ def test_shape_range_and_seeds(rng, name, shape):
     assert (name == "none") == bool(tf.reduce_all(first == other))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == "strong" else []) for n in NAMES]
+)
 def test_graph_and_xla_draw_the_same(rng, name):
     """Bit for bit where no matrix product interpolates."""
     side = 16 if name == "strong" else 20

@@ -175,6 +175,7 @@ def test_the_operations_compared_are_the_same(script, rng):
         np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_step(script, tmp_path):
     options = ["--batch", "4", "--size", "8", "--backbone", "resnet10", "--width", "4"]
@@ -230,6 +231,7 @@ def test_exponents_of_power_laws(script):
     assert curves["root"]["exponent"] == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_pipeline(script, tmp_path, capsys):
     images = tiny_runs.write_splits(tmp_path / "images")

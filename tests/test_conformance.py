@@ -25,6 +25,14 @@ every_task = pytest.mark.parametrize("name", NAMES)
 every_pretext = pytest.mark.parametrize("name", small_tasks.PRETEXTS)
 
 
+def slow_but(*fast: str) -> pytest.MarkDecorator:
+    """Every task, of which these alone are among the fast tests."""
+    assert set(fast) <= set(NAMES)
+    return pytest.mark.parametrize(
+        "name", [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+    )
+
+
 def make(name: str, seed: int = 0, dtype: str = "float32", **options: Any) -> Task:
     keras.utils.set_random_seed(seed)
     return small_tasks.make(name, dtype, **options)
@@ -51,7 +59,8 @@ class SameQueue:
         return {}
 
 
-@every_task
+# What differs from one of these in an option, or takes a deep network, is slow.
+@slow_but(*(n for n in NAMES if n not in ("moco_symmetric", "decoupling_sampled", "byol_views")))
 def test_it_learns_one_batch_by_heart_and_trains_what_it_says(name, tmp_path):
     # Against many negatives a single block learns too slowly.
     deep = name in ("moco", "moco_symmetric", "decoupling_sampled")
@@ -116,7 +125,8 @@ def test_the_loss_uses_every_declared_view(name):
         assert abs(float(task.loss({**given, view: other[view]})[0]) - loss) > 1e-6, view
 
 
-@every_task
+# One view, two views, heads on features, and the whole network with heads.
+@slow_but("rotnet", "simclr", "temi", "cdc")
 def test_a_compiled_update_is_the_same(name, tmp_path):
     sgd = OptimizerConfig("sgd", lr=0.01)
     results = []
@@ -134,7 +144,7 @@ def test_a_compiled_update_is_the_same(name, tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-@every_task
+@slow_but(*(n for n in NAMES if n not in small_tasks.VARIANTS))
 def test_restoring_gives_the_same_next_step_bit_for_bit(name, tmp_path):
     task = make(name)
     source = loader(task)
@@ -149,7 +159,7 @@ def test_restoring_gives_the_same_next_step_bit_for_bit(name, tmp_path):
     np.testing.assert_equal((losses(loop, source, (1, 2)), values(loop.state.values())), expected)
 
 
-@every_task
+@slow_but(*(n for n in NAMES if n not in small_tasks.VARIANTS))
 def test_the_seed_decides_everything(name, tmp_path):
     def train(seed):
         task = make(name, seed)

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import errno
 import os
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 from PIL import Image
 
 from scan_tf.config import DataConfig
-from scan_tf.data import images, listing, sources
+from scan_tf.data import listing, sources
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from scan_tf.data.sets import folder
 from scan_tf.errors import ConfigError, DataError, MissingDataError
@@ -222,27 +220,6 @@ def test_images_of_twelve_bits_are_not_black(tmp_path, caplog) -> None:
     np.testing.assert_array_equal(bright, dark)
     assert dark.tolist() == [[0, 127], [64, 255]]
     assert "1 of 2 images of 16 bits that were looked at have no value above 4095" in caplog.text
-
-
-def test_too_little_room_for_large_sets_is_said(tmp_path, monkeypatch) -> None:
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(images, "MEMORY_LIMIT", 10)
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    write(tmp_path, {"1.png": 1})
-    said = rf"^{tempfile.gettempdir()}: 1 images of 1024 pixels take 3 MiB there \(No space left"
-    with pytest.raises(DataError, match=said):
-        load(tmp_path, image_size=1024)
-
-
-def test_large_folders_go_to_a_file_and_stay_right(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(images, "MEMORY_LIMIT", 10)
-    write(tmp_path, {f"{i:02}.png": i for i in range(30)})
-    (tmp_path / "03.png").write_bytes(b"broken")
-    found = load(tmp_path, image_size=4)
-    assert isinstance(found.images, np.memmap)
-    assert found.images[:, 0, 0, 0].tolist() == [i for i in range(30) if i != 3]
 
 
 def test_errors_say_what_is_missing(tmp_path) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import io
+import os
 import tarfile
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +227,14 @@ def test_large_arrays_are_mapped_from_a_file(monkeypatch) -> None:
     assert large.shape == (3, 8, 8, 3)
     large[2] = 7
     assert int(large.sum()) == 7 * 192
+
+
+def test_too_little_room_for_a_large_array_is_said(monkeypatch) -> None:
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(images, "MEMORY_LIMIT", 10)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    said = rf"^{tempfile.gettempdir()}: 1 images of 1024 pixels take 3 MiB there \(No space left"
+    with pytest.raises(DataError, match=said):
+        images.allocate(1, 1024)

@@ -42,7 +42,14 @@ def assert_same(ours, expected, tolerance=1e-5):
 
 
 # The odd side: TensorFlow pads it in another way.
-@pytest.mark.parametrize(("name", "size"), [("lite0", 64), ("lite1", 64), ("lite2", 97)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param("lite0", 64, marks=pytest.mark.slow),
+        pytest.param("lite1", 64, marks=pytest.mark.slow),
+        ("lite2", 97),
+    ],
+)
 def test_random_weights_give_the_features_of_pytorch(rng, tmp_path, name, size):
     reference = torch_lite.randomised(name)
     torch.save(reference.state_dict(), tmp_path / "a.pth")

@@ -44,6 +44,7 @@ def test_exact_mining():
     assert found.seconds > 0
 
 
+@pytest.mark.slow
 def test_annoy_finds_nearly_all_with_100_trees():
     features = clustered(10_000, 32)
     found = neighbors.mine(features, ANNOY, k=20, seed=0)

@@ -33,8 +33,32 @@ def test_distances_are_those_of_a_loop(rng):
     expected = [distance(bank, bank[3], skip=3), distance(bank, bank[7])]
     np.testing.assert_allclose(seen, expected, rtol=1e-5)
     themselves = np.array([distance(bank, row, skip=n) for n, row in enumerate(bank)])
-    low, high = np.percentile(themselves, (25, 75))
-    assert found.far == pytest.approx(high + 3 * (high - low), rel=1e-5)
+    assert found.far == pytest.approx(outliers.fence(themselves), rel=1e-5)
+
+
+def naive_medcouple(values) -> float:
+    """By the definition, a pair at a time; no two values are equal to the median."""
+    middle = np.median(values)
+    pairs = [(a, b) for a in values for b in values if a < middle < b]
+    return float(np.median([((b - middle) - (middle - a)) / (b - a) for a, b in pairs]))
+
+
+def test_the_medcouple_is_that_of_all_pairs(rng):
+    for values in (rng.normal(size=80), rng.lognormal(size=80), -rng.exponential(size=40)):
+        assert outliers.medcouple(values) == pytest.approx(naive_medcouple(values), abs=1e-12)
+    assert outliers.medcouple(np.arange(9.0)) == 0
+    assert outliers.medcouple(np.ones(5)) == 0
+    assert outliers.medcouple(np.array([0.0, 1, 2, 4, 8])) == pytest.approx(1 / 3)
+
+
+def test_hardly_any_of_a_skewed_distribution_is_beyond_the_fence(rng):
+    for values in (rng.normal(size=4000), rng.lognormal(size=4000), rng.exponential(size=4000)):
+        assert (values > outliers.fence(values)).mean() < 0.005
+        assert outliers.fence(values) < 40 * np.median(np.abs(values))
+    skewed = rng.lognormal(size=4000)
+    low, high = np.percentile(skewed, (25, 75))
+    assert (skewed > high + 3 * (high - low)).mean() > 0.02  # of the plain one
+    assert outliers.fence(2 * skewed) == pytest.approx(2 * outliers.fence(skewed))
 
 
 def test_only_what_is_unlike_all_others_is_far(rng):

@@ -72,6 +72,7 @@ def session(monkeypatch) -> Iterator[Callable[..., bool]]:
         gc.collect()
 
 
+@pytest.mark.slow
 def test_a_session_stops_in_time_and_the_next_ends_with_the_same_bits(
     finished, tmp_path, session, capsys
 ):

@@ -24,12 +24,11 @@ from scan_tf.training.loop import Trainer
 FAST = ("scan.freeze_backbone=true", "scan.cached_views=1", "scan.epochs=3", "selflabel.epochs=1")
 # Two axes, one of them of self-label alone.
 AXES = ("scan.entropy_weight=1,5", "selflabel.threshold=0.4,0.7")
-SWEEP = (*AXES, *FAST, "--seeds", "0", "1", "--name", "both")
+SWEEP = (*AXES, *FAST, "--seeds", "0", "--name", "both")
 POINTS = [
-    (f"scan.entropy_weight={weight}+selflabel.threshold={threshold}", seed)
+    (f"scan.entropy_weight={weight}+selflabel.threshold={threshold}", 0)
     for weight in ("1", "5")
     for threshold in ("0.4", "0.7")
-    for seed in (0, 1)
 ]
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -91,11 +90,11 @@ def test_what_is_equal_is_computed_once(swept):
     for name in ("pretext/weights.npz", "neighbors/train.npz"):
         assert all(os.path.samefile(swept / name, run / name) for run in runs.values())
     owners = {(run / "scan" / "weights.npz").stat().st_ino for run in runs.values()}
-    assert len(owners) == 4  # of eight: the threshold is nothing to SCAN
+    assert len(owners) == 2  # of four: the threshold is nothing to SCAN
     for (point, seed), run in runs.items():
         other = runs[point.replace("=0.7", "=0.4"), seed]
         assert os.path.samefile(run / "scan" / "weights.npz", other / "scan" / "weights.npz")
-    heads = [weights(runs[POINTS[0][0], seed], "scan")["heads/0/kernel"] for seed in (0, 1)]
+    heads = [weights(runs[POINTS[i]], "scan")["heads/0/kernel"] for i in (0, 2)]
     assert not np.array_equal(*heads)
 
 
@@ -115,18 +114,17 @@ def test_the_csv_has_the_numbers_of_the_reports(swept):
         trained = sum(written["wall_time_s"][s] for s in ("scan", "selflabel"))
         assert float(row["wall_time_s"]) == pytest.approx(trained, abs=0.02)
     # There is something to tell apart.
-    assert len({row["selflabel_mean_confidence"] for row in table}) > 4
+    assert len({row["selflabel_mean_confidence"] for row in table}) > 2
 
 
-def test_the_table_has_means_over_the_seeds(swept):
+def test_the_table_has_a_row_for_each_point(swept):
     folder = swept / "sweeps" / "both"
     points = cells(folder)
     assert [tuple(line[:3]) for line in points] == [
-        (weight, threshold, "2") for weight in ("1", "5") for threshold in ("0.4", "0.7")
+        (weight, threshold, "1") for weight in ("1", "5") for threshold in ("0.4", "0.7")
     ]
-    values = [100 * float(row["scan_acc"]) for row in rows(folder)[:2]]
-    shown = f"{statistics.mean(values):.1f} ± {statistics.pstdev(values):.1f}"
-    assert points[0][3] == shown
+    for row, point in zip(rows(folder), points, strict=True):
+        assert point[3] == f"{100 * float(row['scan_acc']):.1f}"
     assert "k-means on pretext features: ACC " in (folder / "table.md").read_text(encoding="utf-8")
     with Image.open(folder / "sweep.png") as image:
         assert min(image.size) > 300
@@ -138,17 +136,18 @@ def test_a_second_call_trains_nothing(swept, tmp_path, capsys):
     before = snapshot(run)
     assert scan_tf("sweep", "--run-dir", run, *SWEEP) == 0
     out = capsys.readouterr().out
-    assert out.count("done before; skipped") == 8
-    assert "[8/8] scan.entropy_weight=5 selflabel.threshold=0.7 seed 1: done before" in out
+    assert out.count("done before; skipped") == 4
+    assert "[4/4] scan.entropy_weight=5 selflabel.threshold=0.7 seed 0: done before" in out
     assert timeless(run / "sweeps" / "both") == timeless(swept / "sweeps" / "both")
     changed = {name for name, state in snapshot(run).items() if before.get(name) != state}
     assert changed == {f"sweeps/both/{name}" for name in ("table.csv", "table.md", "sweep.png")}
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_ends_with_the_same_table(swept, tmp_path, monkeypatch, capsys):
     run = copy(swept, tmp_path / "run")
     folder = run / "sweeps" / "both"
-    # The second point will be stopped in the middle of its training.
+    # The third point will be stopped while it clusters; before it the second trains self-label.
     for point, seed in POINTS[1:4]:
         shutil.rmtree(folder / point / f"seed-{seed}")
     updates = []
@@ -165,13 +164,13 @@ def test_an_interrupted_sweep_ends_with_the_same_table(swept, tmp_path, monkeypa
         assert scan_tf("sweep", "--run-dir", run, *SWEEP) == 130
     assert "to go on" in capsys.readouterr().err
     assert len(updates) == 5
-    second = opened(folder / POINTS[1][0] / "seed-1")
-    assert second.record("scan").status == "interrupted"
-    assert (second.folder("scan") / "ckpt" / "state.npz").exists()
+    third = opened(folder / POINTS[2][0] / "seed-0")
+    assert third.record("scan").status == "interrupted"
+    assert (third.folder("scan") / "ckpt" / "state.npz").exists()
 
     assert scan_tf("sweep", "--run-dir", run, *SWEEP) == 0
     out = capsys.readouterr().out
-    assert re.search(r"\[3/8\] .* seed 0; about \d+ (s|min) left\n", out)
+    assert re.search(r"\[4/4\] .* seed 0; about \d+ (s|min) left\n", out)
     assert timeless(folder) == timeless(swept / "sweeps" / "both")
     for point, seed in POINTS[1:4]:
         place = Path("sweeps", "both", point, f"seed-{seed}")
@@ -245,6 +244,7 @@ def test_a_point_that_fails_is_told_and_the_others_go_on(finished, tmp_path, cap
     assert {name: snapshot(run)[name] for name in before} == before
 
 
+@pytest.mark.slow
 def test_images_without_labels(tmp_path, capsys):
     folder = write_images(tmp_path / "flat", 20, channel=0, seed=0)
     for path in write_images(tmp_path / "more", 20, channel=2, seed=1).iterdir():

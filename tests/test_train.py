@@ -324,7 +324,7 @@ def test_how_steps_fall_into_calls_changes_no_bit(tmp_path, device):
     assert len(set(states[0][0])) == 4
 
 
-@either_compiler
+@pytest.mark.parametrize("device", [PLAIN, pytest.param(HEADS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("at", [{0}, {3, 12, 17}])
 def test_a_signal_between_calls_saves_and_the_next_run_goes_on(tmp_path, at, device):
     runtime = dataclasses.replace(RUNTIME, log_every=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,11 @@ SHOWN = 10
 _log = logging.getLogger(__name__)
 
 
+def fits_in_memory(count: int, size: int) -> bool:
+    """Whether so many images of a side are held in memory."""
+    return count * size * size * 3 <= MEMORY_LIMIT
+
+
 def allocate(count: int, size: int) -> np.ndarray:
     """An uninitialised uint8 [count, size, size, 3], in memory or, above 2 GiB, memory-mapped.
 
@@ -33,8 +39,9 @@ def allocate(count: int, size: int) -> np.ndarray:
         DataError: there is no room for the file.
     """
     shape = (count, size, size, 3)
-    if (needed := count * size * size * 3) <= MEMORY_LIMIT:
+    if fits_in_memory(count, size):
         return np.empty(shape, np.uint8)
+    needed = math.prod(shape)
     with tempfile.TemporaryFile() as file:
         try:
             # Of a file with holes the system would kill the program at the first full page.

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from scan_tf.config import DataConfig
-from scan_tf.data import sources
-from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, Split
-from scan_tf.data.images import allocate, resize_and_crop
+from scan_tf.data import sources, stored
+from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, Images, ImageSet, Split
+from scan_tf.data.images import resize_and_crop
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 from scan_tf.settings.schema import did_you_mean
 
@@ -33,7 +33,7 @@ _PREPARABLE = ("cifar10", "cifar100", "stl10")
 class Arrays:
     """What `read` returns: images uint8 [N, S, S, 3], labels int64 [N] or None, class names."""
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray | None
     class_names: tuple[str, ...]
 
@@ -86,10 +86,10 @@ def load_set(
         MissingDataError: the set is not prepared on this machine.
     """
     builder = open_builder(builder_name, config.path)
-    stored = _stored_splits(split, builder.info.splits)
-    if not stored:
+    splits = _stored_splits(split, builder.info.splits)
+    if not splits:
         return None
-    arrays = read(builder, stored, size=config.image_size, label=label)
+    arrays = read(builder, splits, config, label=label)
     return ImageSet(
         name=name or builder_name,
         split=split,
@@ -164,14 +164,15 @@ def known() -> set[str]:
 
 
 def read(
-    builder: Any, splits: tuple[str, ...], *, size: int | None, label: str = "label"
+    builder: Any, splits: tuple[str, ...], config: DataConfig, *, label: str = "label"
 ) -> Arrays:
-    """Read splits of a prepared set, one after the other, into one array.
+    """Read splits of a prepared set, one after the other.
 
     Args:
         builder: from `open_builder`.
         splits: names of splits in the set.
-        size: side S of the result; None: the set's own, or 64 where the shapes differ.
+        config: gives the side S of the result (None: the set's own, or 64 where the shapes
+            differ), and where it is held.
         label: the feature that holds the label.
 
     Raises:
@@ -182,7 +183,7 @@ def read(
     from tqdm import tqdm
 
     image, has_label = _image_key(builder), _is_label(builder, label)
-    size = size or _native_size(builder.info.features[image].shape)
+    size = config.image_size or _native_size(builder.info.features[image].shape)
 
     def fit(example: dict[str, Any]) -> tuple[Any, Any]:
         pixels = resize_and_crop(_to_rgb(example[image]), size)
@@ -190,23 +191,32 @@ def read(
 
     # Shard after shard: the default mixes sixteen of them.
     order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    stored = builder.as_dataset(split="+".join(splits), shuffle_files=False, read_config=order)
-    batches = stored.map(fit, num_parallel_calls=tf.data.AUTOTUNE).batch(_BATCH).prefetch(2)
+    dataset = builder.as_dataset(split="+".join(splits), shuffle_files=False, read_config=order)
+    batches = dataset.map(fit, num_parallel_calls=tf.data.AUTOTUNE).batch(_BATCH).prefetch(2)
 
-    # Filled batch by batch, so that nothing is held twice.
     count = sum(builder.info.splits[s].num_examples for s in splits)
-    images, labels, done = allocate(count, size), np.empty(count, np.int64), 0
-    with tqdm(total=count, desc=f"reading {builder.name}", disable=None, leave=False) as bar:
-        try:
-            for pixels, ids in batches.as_numpy_iterator():
-                images[done : done + len(ids)], labels[done : done + len(ids)] = pixels, ids
-                done += len(ids)
-                bar.update(len(ids))
-        except tf.errors.OpError as error:
-            raise DataError(
-                f"{builder.data_path}: damaged after {done} of {count} images ({error.message}). "
-                "Remove that folder and prepare the set again."
-            ) from error
+
+    def fill(sink: stored.Sink) -> stored.Facts:
+        labels: list[int] = []
+        with tqdm(total=count, desc=f"reading {builder.name}", disable=None, leave=False) as bar:
+            try:
+                for pixels, ids in batches.as_numpy_iterator():
+                    sink.append(pixels)  # batch by batch, so that nothing is held twice
+                    labels += ids.tolist()
+                    bar.update(len(ids))
+            except tf.errors.OpError as error:
+                raise DataError(
+                    f"{builder.data_path}: damaged after {len(labels)} of {count} images "
+                    f"({error.message}). Remove that folder and prepare the set again."
+                ) from error
+        return {"labels": labels}
+
+    def content() -> dict[str, Any]:
+        paths = [Path(p) for s in splits for p in builder.info.splits[s].filepaths]
+        return {"files": stored.digest_of_files(paths), "label": label}
+
+    images, facts = stored.load(config, count, size, fill, content=content)
+    labels = np.array(facts["labels"], np.int64)
     names = tuple(builder.info.features[label].names or ()) if has_label else ()
     return Arrays(images, labels if has_label and labels.min() >= 0 else None, names)
 

@@ -17,7 +17,7 @@ from scan_tf.features.rows import unit
 BANK, NEIGHBORS = 2048, 5
 # Rows that are compared at a time.
 _BLOCK = 4096
-# Tukey's outer fence: so many interquartile ranges above the third quartile.
+# An outer fence: so many interquartile ranges above the third quartile.
 _FENCE = 3.0
 
 
@@ -43,8 +43,10 @@ def sample(count: int, seed: int) -> np.ndarray:
 def reference(features: np.ndarray) -> Reference:
     """The bank of float [M,D], and the fence by the distances of its rows from the others.
 
-    The fence is Tukey's outer one (1977), Q3 + 3 (Q3 - Q1): of images that are alike hardly any
-    lies beyond it, whatever the spread.
+    The fence is Tukey's outer one (1977) for distributions that are not symmetric, Q3 + 3 exp(3 MC)
+    (Q3 - Q1) with the medcouple MC (exp(4 MC) where it is negative; Hubert and Vandervieren, 2008,
+    "An adjusted boxplot for skewed distributions"). Distances of features that form tight groups
+    have a long tail, most of which the plain fence would call outliers.
 
     Raises:
         DataError: fewer than 3 rows, or some that are not finite.
@@ -52,8 +54,27 @@ def reference(features: np.ndarray) -> Reference:
     bank = _unit(features)
     if len(bank) < 3:
         raise DataError(f"features: expected at least 3 rows to compare with, got {len(bank)}.")
-    low, high = np.percentile(distances(bank, bank, own=np.arange(len(bank))), (25, 75))
-    return Reference(bank, float(high + _FENCE * (high - low)))
+    return Reference(bank, fence(distances(bank, bank, own=np.arange(len(bank)))))
+
+
+def fence(values: np.ndarray) -> float:
+    """The adjusted outer fence of float [M]; see `reference`."""
+    low, high = np.percentile(values, (25, 75))
+    skew = medcouple(values)
+    return float(high + _FENCE * np.exp((3 if skew >= 0 else 4) * skew) * (high - low))
+
+
+def medcouple(values: np.ndarray) -> float:
+    """How far a distribution leans to the left, -1..1; 0 where it is symmetric.
+
+    The median of ((b - m) - (m - a)) / (b - a) over all a <= m <= b, a < b, of float [M] with the
+    median m (Brys, Hubert and Struyf, 2004, "A robust measure of skewness"); pairs of equal values
+    count as 0.
+    """
+    centred = np.sort(np.asarray(values, np.float64)) - np.median(values)
+    above, below = centred[centred >= 0][:, np.newaxis], -centred[centred <= 0]
+    width = above + below
+    return float(np.median((above - below) / np.where(width > 0, width, 1)))
 
 
 def distances(

@@ -33,8 +33,9 @@ from scan_tf.settings.schema import Section
 
 # Of the runtime section only these change the numbers.
 _NUMERIC_RUNTIME = ("dtype", "jit_compile")
-# Settings that say where images are and how they are checked, not what they are.
+# Settings that say where images are, how they are checked and how they are read, not what they are.
 _WHERE = ("data.path", "data.strict")
+_HOW_READ = ("decode_mib", "streaming", "cache")
 
 
 class Run:
@@ -274,7 +275,7 @@ class Run:
         """The sections of the config that the stage itself reads."""
         tree = config.to_dict(self.config)
         tree["runtime"] = {k: tree["runtime"][k] for k in _NUMERIC_RUNTIME}
-        del tree["data"]["decode_mib"]
+        tree["data"] = {k: v for k, v in tree["data"].items() if k not in _HOW_READ}
         return {k: tree[k] for k in STAGES[stage].reads}
 
     def defaults(self) -> dict[str, Any]:

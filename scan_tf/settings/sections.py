@@ -37,6 +37,17 @@ class DataConfig(Section):
     decode_mib: int | None = setting(
         None, low=1, help="MiB for all files decoded at a time; null: a quarter of the memory"
     )
+    streaming: Literal["auto", "always", "never"] = setting(
+        "auto",
+        help="always: images are decoded once into a file of data.cache, of which rows are read as "
+        "they are needed; never: they are held in memory; auto: always above 2 GiB",
+    )
+    cache: str | None = setting(
+        None,
+        is_path=True,
+        help="the folder of decoded images; null: scan_tf/images in the user's cache "
+        "(XDG_CACHE_HOME or ~/.cache)",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,233 @@
+"""Decoded images: in memory, or in a file that is kept and read a few rows at a time.
+
+A set that does not fit into memory is decoded once, into a folder of the cache that is named by the
+content of its files. Later commands and runs find it there. Of the file no more is in memory than
+the rows that are asked for: it is read, not mapped, so that the system does not count what it has
+in store as this process's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from scan_tf import files, machine
+from scan_tf.config import DataConfig
+from scan_tf.data.image_set import Images
+from scan_tf.data.images import allocate, fits_in_memory
+from scan_tf.errors import DataError
+
+IMAGES, FACTS = "images.npy", "facts.json"
+# What is decoded otherwise than before gets another name.
+_FORMAT = 1
+_HEADER = 128
+_BLOCK = 2**20
+_log = logging.getLogger(__name__)
+
+# What a set knows of its images beside the pixels, JSON-able.
+Facts = dict[str, Any]
+
+
+class Sink(Protocol):
+    """What takes images as they are decoded."""
+
+    def append(self, images: np.ndarray) -> None:
+        """Take uint8 [M,S,S,3]."""
+
+
+def load(
+    config: DataConfig,
+    count: int,
+    size: int,
+    fill: Callable[[Sink], Facts],
+    *,
+    content: Callable[[], Mapping[str, Any]],
+) -> tuple[Images, Facts]:
+    """Images in memory or in the cache, as `data.streaming` says.
+
+    Args:
+        config: the data section.
+        count: how many images there are at most.
+        size: their side S.
+        fill: decodes them, in their order, and returns what else is known of them.
+        content: what the result depends on beside `size`, JSON-able; asked for only where the
+            images go to the cache.
+
+    Returns:
+        images: uint8 [N,S,S,3], N at most `count`.
+        facts: as `fill` returned them.
+
+    Raises:
+        DataError: there is no room for the images, or a file of the cache is damaged.
+    """
+    held = {"never": True, "always": False, "auto": fits_in_memory(count, size)}
+    if held[config.streaming]:
+        memory = _Memory(allocate(count, size))
+        facts = fill(memory)
+        return memory.images[: memory.count], facts
+    needed = count * size * size * 3
+    known = {"format": _FORMAT, "size": size, **content()}
+    digest = hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=16).hexdigest()
+    folder = cache(config) / digest
+    if not folder.exists():
+        files.check_room(_existing(folder), needed)
+        _log.warning(
+            "%s: %s images of %d pixels are decoded into it once, %s MiB. It can be deleted when "
+            "no run is at work.",
+            *(folder, f"{count:,}", size, f"{needed / 2**20:,.0f}"),
+        )
+        with files.replacing(folder) as fresh:
+            with _written(fresh / IMAGES, size) as sink:
+                facts = fill(sink)
+            (fresh / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / FACTS}: damaged ({error}). {_again(folder)}") from error
+    return StoredImages(folder / IMAGES), facts
+
+
+def cache(config: DataConfig) -> Path:
+    """The folder of decoded images: `data.cache`, or `scan_tf/images` in the user's cache."""
+    if config.cache is not None:
+        return Path(config.cache)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scan_tf" / "images"
+
+
+def digest_of_files(paths: Sequence[Path]) -> str:
+    """A digest of the content of files, in their order."""
+
+    def one(path: Path) -> str:
+        content = hashlib.blake2b(digest_size=16)
+        with contextlib.suppress(OSError), files.open_regular(path) as file:
+            while block := file.read(_BLOCK):
+                content.update(block)
+        return content.hexdigest()  # of one that cannot be read, that of nothing
+
+    with machine.threads() as pool:
+        digests = list(pool.map(one, paths))
+    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+
+
+class StoredImages:
+    """Images uint8 [N,S,S,3] in a `.npy` file, of which rows are read when they are asked for.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: it is missing, no file of such images, or shorter than it says.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, descriptor)
+            self._descriptor = descriptor
+            head = io.BytesIO(os.pread(descriptor, _HEADER, 0))
+            np.lib.format.read_magic(head)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(head)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: damaged or missing ({error}). {_again(path.parent)}"
+            ) from error
+        self.shape: tuple[int, ...] = shape
+        self._row = int(np.prod(shape[1:]))
+        if dtype != np.uint8 or os.fstat(descriptor).st_size != _HEADER + len(self) * self._row:
+            raise DataError(
+                f"{path}: damaged: expected {list(shape)} bytes after the header, got "
+                f"{os.fstat(descriptor).st_size - _HEADER:,} in all. {_again(path.parent)}"
+            )
+
+    def __len__(self) -> int:
+        """The number of images, N."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Those at a slice, a mask bool [N] or indices int [M], uint8 [M,S,S,3]; of an int, one."""
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                found = np.empty((max(stop - start, 0), *self.shape[1:]), np.uint8)
+                self._read(start, found)
+                return found
+        chosen = np.arange(len(self))[rows]
+        found = np.empty((*chosen.shape, *self.shape[1:]), np.uint8)
+        for row, out in zip(
+            chosen.reshape(-1).tolist(), found.reshape(-1, *self.shape[1:]), strict=True
+        ):
+            self._read(row, out)
+        return found
+
+    def _read(self, row: int, out: np.ndarray) -> None:
+        """Fill `out` from the row on."""
+        left, offset = out.reshape(-1).data, _HEADER + row * self._row
+        while left:
+            count = os.preadv(self._descriptor, [left], offset)
+            if not count:
+                raise DataError(f"{self.path}: ends before row {row}. {_again(self.path.parent)}")
+            left, offset = left[count:], offset + count
+
+
+class _Memory:
+    """Takes images into an array."""
+
+    def __init__(self, images: np.ndarray):
+        self.images, self.count = images, 0
+
+    def append(self, images: np.ndarray) -> None:
+        self.images[self.count : self.count + len(images)] = images
+        self.count += len(images)
+
+
+class _File:
+    """Takes images into a file, whose header is written at the end."""
+
+    def __init__(self, file: Any):
+        self.file, self.count = file, 0
+
+    def append(self, images: np.ndarray) -> None:
+        self.file.write(np.ascontiguousarray(images).data)
+        self.count += len(images)
+
+
+@contextlib.contextmanager
+def _written(path: Path, size: int) -> Iterator[_File]:
+    try:
+        with open(path, "wb") as file:
+            file.seek(_HEADER)
+            sink = _File(file)
+            yield sink
+            file.flush()
+            file.seek(0)
+            shape = (sink.count, size, size, 3)
+            facts = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, facts)
+            assert file.tell() == _HEADER  # noqa: S101 - of our own making
+    except OSError as error:
+        raise DataError(
+            f"{path.parent.parent}: the decoded images cannot be stored there ({error.strerror}). "
+            "Make room, let data.cache name another folder, or lower data.image_size."
+        ) from error
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above that there is."""
+    return next(folder for folder in path.resolve().parents if folder.exists())
+
+
+def _again(folder: Path) -> str:
+    return f"Delete {folder}; the next command decodes the images again."
