@@ -198,3 +198,22 @@ def test_the_last_images_of_an_epoch_are_dropped():
     assert order.steps_per_epoch == 2
     seen = np.concatenate([order(step)["index"] for step in range(2)])
     assert len(np.unique(seen)) == 1024
+
+
+@pytest.mark.parametrize(("classes", "batch_size"), [(50, 512), (100, 512), (200, 1024)])
+def test_imagenet_by_heads_on_frozen_moco_features(classes, batch_size):
+    settings = load(f"imagenet{classes}")
+    assert (settings.data.name, settings.data.classes) == ("imagenet", f"imagenet{classes}")
+    assert differences(settings.model, {"backbone": "resnet50", "stem": "imagenet"}) == {}
+    assert (settings.pretext.name, settings.neighbors.k) == ("moco", 50)
+    sgd = SGD | {"l2": 0.0, "schedule": "constant"}
+    scan_is = {"epochs": 100, "batch_size": batch_size, "num_heads": 10, "freeze_backbone": True}
+    scan_is |= {"augmentation": "simclr", "entropy_weight": 5.0}
+    assert differences(settings.scan, scan_is) == {}
+    selflabel_is = {"epochs": 25, "batch_size": 512, "balanced": False, "ema": 0.999}
+    assert differences(settings.selflabel, selflabel_is) == {}
+    unused = ("schedule_per", "final_fraction")
+    for section, rate in ((settings.scan, 5.0), (settings.selflabel, 0.03)):
+        expected = {k: v for k, v in sgd.items() if k not in unused} | {"lr": rate}
+        assert differences(section.optimizer, expected) == {}
+    assert settings.augment.cutout is None  # 75 at 224 pixels

@@ -39,6 +39,7 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
     """
     if split not in SPLITS:
         raise ConfigError(f"split: '{split}' is unknown. {did_you_mean(str(split), SPLITS)}")
+    _check_classes(config)
     return _module(config).load(config, split)
 
 
@@ -47,6 +48,7 @@ def check(config: DataConfig) -> None:
 
     Asks the function `check(config)` of the data set's module, where it has one. Raises as `load`.
     """
+    _check_classes(config)
     check = getattr(_module(config), "check", None)
     if check is not None:
         check(config)
@@ -55,6 +57,14 @@ def check(config: DataConfig) -> None:
 def pretext_is_train(config: DataConfig) -> bool:
     """Whether "pretext" and "train" are the same images, which need not be loaded twice."""
     return bool(getattr(_module(config), "PRETEXT_IS_TRAIN", False))
+
+
+def _check_classes(config: DataConfig) -> None:
+    if config.classes != "all" and config.name != "imagenet":
+        raise ConfigError(
+            f"data.classes: '{config.classes}' is a part of imagenet, and data.name is "
+            f"'{config.name}'. Leave it out, or set data.name to imagenet."
+        )
 
 
 def _module(config: DataConfig) -> ModuleType:

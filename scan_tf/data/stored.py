@@ -23,8 +23,9 @@ import numpy as np
 
 from scan_tf import files, machine
 from scan_tf.config import DataConfig
+from scan_tf.data.decoding import Limits
 from scan_tf.data.image_set import Images
-from scan_tf.data.images import allocate, fits_in_memory
+from scan_tf.data.images import allocate, fits_in_memory, read_fitted
 from scan_tf.errors import DataError
 
 IMAGES, FACTS = "images.npy", "facts.json"
@@ -95,6 +96,48 @@ def load(
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / FACTS}: damaged ({error}). {_again(folder)}") from error
     return StoredImages(folder / IMAGES), facts
+
+
+def of_files(
+    paths: Sequence[Path], size: int, config: DataConfig, *, fitted: int | None = None
+) -> tuple[Images, list[Path], dict[Path, DataError]]:
+    """Images of files, in memory or in the cache.
+
+    Args:
+        paths: the files.
+        size: the side S of the images.
+        config: the data section.
+        fitted: the side to which the centre squares are resized, of which the middle is cut out;
+            None: `size`.
+
+    Returns:
+        images: uint8 [N,S,S,3] of those that can be read, in their order.
+        kept: their files.
+        skipped: the other files, and what is wrong with them.
+    """
+    from tqdm import tqdm
+
+    fitted = fitted or size
+    middle = slice((fitted - size) // 2, (fitted - size) // 2 + size)
+
+    def fill(sink: Sink) -> Facts:
+        wrong = {}
+        read = read_fitted(paths, fitted, limits=Limits(config.max_megapixels, config.decode_mib))
+        bar = tqdm(read, total=len(paths), desc="reading images", disable=None, leave=False)
+        for number, image in enumerate(bar):
+            if isinstance(image, DataError):
+                wrong[number] = str(image)
+            else:
+                sink.append(image[np.newaxis, middle, middle])
+        return {"skipped": list(wrong.items())}
+
+    def content() -> Mapping[str, Any]:
+        known = {"files": digest_of_files(paths), "megapixels": config.max_megapixels}
+        return known | ({"fitted": fitted} if fitted != size else {})
+
+    images, facts = load(config, len(paths), size, fill, content=content)
+    skipped = {paths[number]: DataError(why) for number, why in facts["skipped"]}
+    return images, [path for path in paths if path not in skipped], skipped
 
 
 def cache(config: DataConfig) -> Path:

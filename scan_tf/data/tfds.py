@@ -25,6 +25,8 @@ from scan_tf.settings.schema import did_you_mean
 # Side for sets whose images have no common shape, when `data.image_size` is not given.
 DEFAULT_SIZE = 64
 _BATCH = 500
+# ImageNet has at most 1,300 images of a class, of which alone parts are read.
+_MOST_OF_A_CLASS = 1300
 # Sets of tensorflow-datasets that `scan-tf prepare` writes (test_data_prepare.py compares them).
 _PREPARABLE = ("cifar10", "cifar100", "stl10")
 
@@ -65,6 +67,9 @@ def load_set(
     std: tuple[float, float, float],
     name: str | None = None,
     label: str = "label",
+    size: int | None = None,
+    fitted: int | None = None,
+    classes: tuple[str, ...] | None = None,
 ) -> ImageSet | None:
     """One split of the set `builder_name` as an ImageSet.
 
@@ -79,17 +84,20 @@ def load_set(
         std: of the images in 0..1.
         name: what the ImageSet is called; None: as the builder.
         label: the feature that holds the label.
+        size: side of the images where it is not that of the config.
+        fitted: the side to which they are resized, of which the middle is cut out; None: `size`.
+        classes: names of the labels to keep, in the order of the new labels; None: all.
 
     Raises:
         ConfigError: tensorflow-datasets has no such set, or it holds no images.
-        DataError: the files of the set are damaged.
+        DataError: the files of the set are damaged, or a class is not in it.
         MissingDataError: the set is not prepared on this machine.
     """
     builder = open_builder(builder_name, config.path)
     splits = _stored_splits(split, builder.info.splits)
     if not splits:
         return None
-    arrays = read(builder, splits, config, label=label)
+    arrays = read(builder, splits, config, label=label, size=size, fitted=fitted, classes=classes)
     return ImageSet(
         name=name or builder_name,
         split=split,
@@ -164,7 +172,14 @@ def known() -> set[str]:
 
 
 def read(
-    builder: Any, splits: tuple[str, ...], config: DataConfig, *, label: str = "label"
+    builder: Any,
+    splits: tuple[str, ...],
+    config: DataConfig,
+    *,
+    label: str = "label",
+    size: int | None = None,
+    fitted: int | None = None,
+    classes: tuple[str, ...] | None = None,
 ) -> Arrays:
     """Read splits of a prepared set, one after the other.
 
@@ -174,27 +189,39 @@ def read(
         config: gives the side S of the result (None: the set's own, or 64 where the shapes
             differ), and where it is held.
         label: the feature that holds the label.
+        size: the side, where it is not that of the config.
+        fitted: as for `load_set`.
+        classes: as for `load_set`.
 
     Raises:
-        DataError: the files of the set are damaged.
+        DataError: the files of the set are damaged, or a class is not in it.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
     from tqdm import tqdm
 
     image, has_label = _image_key(builder), _is_label(builder, label)
-    size = config.image_size or _native_size(builder.info.features[image].shape)
+    side = size or config.image_size or _native_size(builder.info.features[image].shape)
+    fitted = fitted or side
+    middle = slice((fitted - side) // 2, (fitted - side) // 2 + side)
+    names = tuple(builder.info.features[label].names or ()) if has_label else ()
+    new_label = _kept(builder, names, classes)
 
     def fit(example: dict[str, Any]) -> tuple[Any, Any]:
-        pixels = resize_and_crop(_to_rgb(example[image]), size)
-        return pixels, example[label] if has_label else tf.constant(-1, tf.int64)
+        pixels = resize_and_crop(_to_rgb(example[image]), fitted)[middle, middle]
+        old = example[label] if has_label else tf.constant(-1, tf.int64)
+        return pixels, old if classes is None else tf.gather(new_label, old)
 
     # Shard after shard: the default mixes sixteen of them.
     order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     dataset = builder.as_dataset(split="+".join(splits), shuffle_files=False, read_config=order)
+    if classes is not None:
+        dataset = dataset.filter(lambda example: tf.gather(new_label, example[label]) >= 0)
     batches = dataset.map(fit, num_parallel_calls=tf.data.AUTOTUNE).batch(_BATCH).prefetch(2)
 
     count = sum(builder.info.splits[s].num_examples for s in splits)
+    if classes is not None:  # those of the others are not read; how many there are is not known
+        count = min(count, _MOST_OF_A_CLASS * len(classes))
 
     def fill(sink: stored.Sink) -> stored.Facts:
         labels: list[int] = []
@@ -213,12 +240,24 @@ def read(
 
     def content() -> dict[str, Any]:
         paths = [Path(p) for s in splits for p in builder.info.splits[s].filepaths]
-        return {"files": stored.digest_of_files(paths), "label": label}
+        known = {"files": stored.digest_of_files(paths), "label": label}
+        return known | {"fitted": fitted, "classes": classes}
 
-    images, facts = stored.load(config, count, size, fill, content=content)
+    images, facts = stored.load(config, count, side, fill, content=content)
     labels = np.array(facts["labels"], np.int64)
-    names = tuple(builder.info.features[label].names or ()) if has_label else ()
+    names = names if classes is None else classes
     return Arrays(images, labels if has_label and labels.min() >= 0 else None, names)
+
+
+def _kept(builder: Any, names: tuple[str, ...], classes: tuple[str, ...] | None) -> Any:
+    """The new label int64 of every old one, -1 of those to leave out."""
+    if classes is None:
+        return None
+    missing = sorted(set(classes) - set(names))
+    if missing:
+        raise DataError(f"{builder.data_path}: has no class {', '.join(missing[:5])}.")
+    new = {name: label for label, name in enumerate(classes)}
+    return np.array([new.get(name, -1) for name in names], np.int64)
 
 
 def _stored_splits(split: Split, known: Collection[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ class DataConfig(Section):
 
     name: str = setting(
         "digits",
-        help="the data set: digits, folder, array, cifar10, cifar20, stl10, "
+        help="the data set: digits, folder, array, cifar10, cifar20, stl10, imagenet, "
         "or any image data set that tensorflow-datasets knows",
     )
     path: str | None = setting(
@@ -24,6 +24,9 @@ class DataConfig(Section):
         is_path=True,
         help="a folder of images (folder), a file of them (array), or the data directory of "
         "tensorflow-datasets",
+    )
+    classes: Literal["all", "imagenet50", "imagenet100", "imagenet200"] = setting(
+        "all", help="of ImageNet: the subsets of SCAN"
     )
     image_size: int | None = setting(
         None, low=4, high=1024, help="side in pixels of the images; null: the data set's own"

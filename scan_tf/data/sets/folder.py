@@ -22,15 +22,14 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from scan_tf.config import DataConfig
 from scan_tf.data import stored
-from scan_tf.data.decoding import TWELVE_BITS, Limits, is_twelve_bits, size_of
-from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, Images, ImageSet, Split
-from scan_tf.data.images import read_fitted, read_image, report_unreadable
+from scan_tf.data.decoding import TWELVE_BITS, is_twelve_bits, size_of
+from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, Split
+from scan_tf.data.images import read_image, report_unreadable
 from scan_tf.data.listing import SUFFIXES, Listing, listing
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 
@@ -71,7 +70,7 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
     size = config.image_size or DEFAULT_SIZE
     _warn_of_small(root, files, size)
     _warn_of_twelve_bits(root, files)
-    images, kept, skipped = _read_all(files, size, config)
+    images, kept, skipped = stored.of_files(files, size, config)
     errors = list(skipped.values())
     report_unreadable(errors, len(files), where=f"{root}: ", allowed=not config.strict)
     ids = {name: i for i, name in enumerate(names)}
@@ -205,30 +204,3 @@ def _warn_of_twelve_bits(root: Path, files: Sequence[Path]) -> None:
             "images are taken for 12 bits, so that %d is white.",
             *(root, known.count(True), len(known) - known.count(None), TWELVE_BITS, TWELVE_BITS),
         )
-
-
-def _read_all(
-    files: Sequence[Path], size: int, config: DataConfig
-) -> tuple[Images, list[Path], dict[Path, DataError]]:
-    """Images uint8 [N, size, size, 3] of the readable files, those files, and the others."""
-    from tqdm import tqdm
-
-    limits = Limits(config.max_megapixels, config.decode_mib)
-
-    def fill(sink: stored.Sink) -> stored.Facts:
-        skipped = {}
-        read = read_fitted(files, size, limits=limits)
-        bar = tqdm(read, total=len(files), desc="reading images", disable=None, leave=False)
-        for number, image in enumerate(bar):
-            if isinstance(image, DataError):
-                skipped[number] = str(image)
-            else:
-                sink.append(image[np.newaxis])
-        return {"skipped": list(skipped.items())}
-
-    def content() -> dict[str, Any]:
-        return {"files": stored.digest_of_files(files), "megapixels": config.max_megapixels}
-
-    images, facts = stored.load(config, len(files), size, fill, content=content)
-    skipped = {files[number]: DataError(why) for number, why in facts["skipped"]}
-    return images, [file for file in files if file not in skipped], skipped
