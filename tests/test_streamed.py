@@ -44,8 +44,8 @@ def streamed(source: ImageSet) -> ImageSet:
     return dataclasses.replace(source, images=Streamed(np.asarray(source.images)))
 
 
-@pytest.mark.parametrize("resident_mib", [0, 64])
-def test_batches_are_those_of_the_array(resident_mib):
+@pytest.mark.parametrize(("kind", "resident_mib"), [("cpu", 64), ("gpu", 64), ("gpu", 0)])
+def test_batches_are_those_of_the_array(kind, resident_mib):
     def batches(source):
         loader = Loader(
             source,
@@ -54,13 +54,14 @@ def test_batches_are_those_of_the_array(resident_mib):
             normalise=lambda x: x,
             augment_config=AugmentConfig(),
             runtime=dataclasses.replace(QUIET, resident_mib=resident_mib),
-            device=PLAIN,
+            device=dataclasses.replace(PLAIN, kind=kind),
         )
         return [np.asarray(loader.prepare(inputs)["a"]) for inputs in loader.inputs(0, 3)]
 
     source = streamed(images())
     np.testing.assert_array_equal(batches(source), batches(images()))
-    assert source.images.most == (len(source) if resident_mib else 8)
+    resident = kind == "gpu" and resident_mib
+    assert source.images.most == (len(source) if resident else 8)
 
 
 def test_a_network_and_a_digest_see_the_same():

@@ -135,7 +135,9 @@ class Loader:
             name: policy(v.policy, v.size or size, tuple(v.options.items()))
             for name, v in views.items()
         }
-        if math.prod(images.images.shape) <= runtime.resident_mib * 2**20:
+        # What is read as it is needed is not to fill the memory after all; a GPU has its own.
+        may_stay = isinstance(images.images, np.ndarray) or device.kind == "gpu"
+        if may_stay and math.prod(images.images.shape) <= runtime.resident_mib * 2**20:
             self._resident = tf.convert_to_tensor(np.asarray(images.images[:]))
 
     def inputs(self, start: int, stop: int) -> Iterator[Inputs]:
