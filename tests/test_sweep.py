@@ -17,7 +17,7 @@ from tiny_runs import copy, opened, scan_tf, snapshot, weights, write_config, wr
 
 from scan_tf.errors import TrainingError
 from scan_tf.experiments import sweep, tables
-from scan_tf.pipeline import stages
+from scan_tf.pipeline import evaluate, stages
 from scan_tf.training.loop import Trainer
 
 # Heads on features that are computed once: the fastest clustering there is.
@@ -271,8 +271,9 @@ def test_images_without_labels(tmp_path, capsys):
     assert "ACC" not in out.split("[2/2]")[1].split("| scan.num_clusters")[1]
 
 
-def test_seeds_give_mean_and_deviation_on_one_pretext(finished, tmp_path, capsys):
-    run = copy(finished, tmp_path / "run")
+def test_seeds_give_mean_and_deviation_on_one_pretext(finished, tmp_path, monkeypatch, capsys):
+    run, scored, score = copy(finished, tmp_path / "run"), [], evaluate.score
+    monkeypatch.setattr(evaluate, "score", lambda *what: (scored.append(what), score(*what))[1])
     assert scan_tf("evaluate", "--run-dir", run, "--seeds", "0", "1", *FAST) == 0
     folder = run / "sweeps" / f"seeds+{'+'.join(FAST)}"
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
@@ -295,6 +296,8 @@ def test_seeds_give_mean_and_deviation_on_one_pretext(finished, tmp_path, capsys
         "+ self-label",
     ]
     assert "over 2 seeds" in capsys.readouterr().out
+    assert len(scored) == 1  # what does not depend on the clustering
+    assert reports[0]["kmeans_pixels"] == reports[1]["kmeans_pixels"] is not None
 
 
 def test_the_parents_own_clustering_is_one_of_the_seeds(finished, tmp_path, monkeypatch):

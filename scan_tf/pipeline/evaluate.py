@@ -7,13 +7,16 @@ one (its clustering came from elsewhere), and `note` says so.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scan_tf import config
 from scan_tf.data import sources
 from scan_tf.data.image_set import SPLITS, ImageSet, Split
 from scan_tf.errors import StageError
@@ -38,7 +41,7 @@ from scan_tf.pipeline import (
     result_page,
 )
 from scan_tf.pipeline.run_dir import Run
-from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, labels
+from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, labels, up_to
 
 NO_PRETEXT = "no pretext in this run"
 CROSS_VALIDATION = "5-fold cross-validation on the evaluated images"
@@ -70,7 +73,7 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
         folder,
         images,
         clusterings,
-        facts(run, images, score(run, images, pretext)),
+        facts(run, images, _scored_once(run, images, pretext)),
         config=run.config.evaluate,
         root=None if run.config.data.path is None else Path(run.config.data.path),
         curves={s: read_metrics(run.sealed(s, "metrics.jsonl")) for s in STAGES},
@@ -249,6 +252,17 @@ def score(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]
         "kmeans_pixels": on_pixels,
         "kmeans_colors": on_colors,
     }
+
+
+def _scored_once(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]:
+    """`score`, computed once for runs that share images, pretext, neighbours and settings."""
+    made_of = [run.record(stage).output for stage in up_to("neighbors")]
+    settings = [config.to_dict(getattr(run.config, name)) for name in ("neighbors", "evaluate")]
+    known = (images.split, run.num_clusters, run.config.seed, made_of, settings)
+    key = json.dumps(known, sort_keys=True)
+    if key not in run.scores or None in made_of:
+        run.scores[key] = score(run, images, pretext)
+    return copy.deepcopy(run.scores[key])
 
 
 def _heads(result: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from scan_tf import config, files, machine, writing
-from scan_tf import config as settings
 from scan_tf.data import sources
 from scan_tf.data.image_set import ImageSet, Split
 from scan_tf.errors import ConfigError, StageError
@@ -58,6 +57,7 @@ class Run:
         self.root = root
         self._images: dict[Split, ImageSet | None] = {}
         self._digests: dict[str, np.ndarray] = {}
+        self.scores: dict[str, Any] = {}  # what `evaluate` computes once for runs that share images
         self._writing: writing.Writing | None = None
 
     @functools.cached_property
@@ -75,7 +75,7 @@ class Run:
         path = root / "config.yaml"
         if not path.exists():
             raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
-        return cls(settings.load(path, overrides), root)
+        return cls(config.load(path, overrides), root)
 
     def claim(self) -> None:
         """Become the one process that writes here, and remove what killed ones have left.
@@ -118,7 +118,7 @@ class Run:
 
     def share_images(self, other: Run) -> None:
         """Use what another run has read of the same images."""
-        self._images, self._digests = other._images, other._digests
+        self._images, self._digests, self.scores = other._images, other._digests, other.scores
 
     def images_digest(self, split: Split) -> str:
         """A digest of the images of a split, in their order."""
