@@ -86,6 +86,8 @@ class Run:
         try:
             self._writing = writing.Writing.of(self.root)
         except OSError as error:
+            if files.lacks_room(error):
+                raise files.no_room(error, self.root) from error
             raise StageError(
                 f"{self.root}: cannot be written ({error}). Give another --run-dir."
             ) from error
@@ -228,7 +230,8 @@ class Run:
         try:
             yield result
         except BaseException:
-            write("interrupted")
+            with contextlib.suppress(StageError):  # no room for it: then it says "running"
+                write("interrupted")
             raise
         if stage not in OUTPUTS:
             for name in OUTPUTS:

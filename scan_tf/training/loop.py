@@ -291,7 +291,7 @@ class Trainer:
         )
 
     def _write(self, row: dict[str, float], writer: tf.summary.SummaryWriter | None) -> None:
-        with open(self._log, "a", encoding="utf-8") as file:
+        with files.room(self._log), open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self._rows += 1
         if writer is not None:

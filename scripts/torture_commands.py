@@ -1,0 +1,123 @@
+"""Every other command that writes, killed at random moments and given again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from torture_runs import Torture, text_of, wait
+
+# Kills of a command.
+_KILLS = 4
+# Seconds after the first trace of its work at which a command is killed, at most.
+_SOON_S = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command that writes.
+
+    Attributes:
+        words: `{run}` is a copy of a finished run, `{out}` an empty folder, `{images}` images,
+            `{pack}` a pack of the run.
+        results: files and folders below `{out}` or `{run}` that it leaves, as patterns.
+        exact: whether the results are the same bytes every time.
+    """
+
+    words: str
+    results: Sequence[str]
+    exact: bool = True
+
+
+COMMANDS = {
+    "export": Command("export --redo export --run-dir {run}", ["run/export/**/*"], exact=False),
+    "export-torch": Command("export --format torch --run-dir {run}", ["run/export-torch/*"]),
+    "evaluate": Command("evaluate --split train --run-dir {run}", ["run/eval*/assignments.csv"]),
+    "pack": Command("pack {run} {out}/pack --part-mib 0.05", ["out/pack/*"]),
+    "unpack": Command("unpack {pack} {out}/run", ["out/run/**/*"]),
+    "prepare": Command(
+        "prepare --from {images} --as my_photos --data-dir {out}", ["out/**/*.tfrecord*"]
+    ),
+    "sort": Command("sort {run} --to {out}/sorted --images {images}/test", ["out/sorted/**/*"]),
+    "name": Command("name {run} 0=blue 1=red", ["run/names.yaml"]),
+    "predict": Command("predict {run} {images} --output {out}/x.csv", ["out/x.csv"]),
+    "weights": Command("weights {run} {out}/x.weights.h5", ["out/*.h5"], exact=False),
+    "publish": Command("publish {run} --name x --results {out}", ["out/*/report.json"]),
+    "sweep": Command(
+        "sweep --run-dir {run} scan.epochs=1,2 --no-selflabel --name x", ["run/sweeps/x/table.md"]
+    ),
+    "embeddings": Command("embeddings {run} --to {out}/x.npz", ["out/x.npz"], exact=False),
+}
+
+
+def kill(torture: Torture, case: str, names: Sequence[str]) -> None:
+    """Kill commands with SIGKILL, give each again, and compare what it leaves."""
+    pack, log = torture.folder / "pack", torture.folder / "command.log"
+    whole = torture.whole(case)
+    shutil.rmtree(pack, ignore_errors=True)
+    if torture.start(log, "pack", whole, pack).wait():
+        raise SystemExit(text_of(log))
+    for name in names:
+        command = COMMANDS[name]
+        torture.go_on()
+        start = time.monotonic()
+        base = _fresh(torture, whole)
+        if _begin(torture, command, base, log).wait():
+            raise SystemExit(f"{name}: the command without faults failed:\n{text_of(log)}")
+        took, expected = time.monotonic() - start, _results(command, base)
+        for number in range(_KILLS):
+            torture.go_on()
+            base = _fresh(torture, whole)
+            process, before = _begin(torture, command, base, log), _names(base)
+            if number % 2:  # as soon as it has begun to write
+                while process.poll() is None and _names(base) == before:
+                    time.sleep(0.002)
+                wait(process, torture.random.uniform(0, _SOON_S))
+            else:
+                wait(process, torture.random.uniform(0, took))
+            process.send_signal(signal.SIGKILL)
+            killed = process.wait() == -signal.SIGKILL
+            code = _begin(torture, command, base, log).wait()
+            found = _results(command, base)
+            same = found == expected if command.exact else found.keys() == expected.keys()
+            left = [str(p) for p in base.rglob(".*") if p.suffix in (".tmp", ".old", ".sorting")]
+            good = code == 0 and same and not left
+            what = f"{code}; left over: {left}; {text_of(log)}; {set(found) ^ set(expected)}"
+            where = name if killed else f"{name}, which had ended"
+            torture.check("SIGKILL and the command again", where, good, what)
+    shutil.rmtree(torture.folder / "command", ignore_errors=True)
+
+
+def _fresh(torture: Torture, whole: Path) -> Path:
+    """A folder with a copy of a finished run and an empty folder beside it."""
+    base = torture.folder / "command"
+    shutil.rmtree(base, ignore_errors=True)
+    shutil.copytree(whole, base / "run")
+    (base / "out").mkdir()
+    return base
+
+
+def _begin(torture: Torture, command: Command, base: Path, log: Path) -> subprocess.Popen[bytes]:
+    """The command at work."""
+    places = {"run": base / "run", "out": base / "out", "pack": torture.folder / "pack"}
+    places["images"] = torture.folder / "images"
+    return torture.start(log, *(word.format(**places) for word in command.words.split()))
+
+
+def _names(base: Path) -> set[str]:
+    """What there is, but for the lock."""
+    return {str(p) for p in base.rglob("*") if p.name not in (".lock", "__pycache__")}
+
+
+def _results(command: Command, base: Path) -> dict[str, str]:
+    """File -> SHA-256 of what the command leaves."""
+    found = {p for pattern in command.results for p in base.glob(pattern) if p.is_file()}
+    return {
+        str(p.relative_to(base)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(found)
+    }
