@@ -120,6 +120,8 @@ def test_another_number_of_threads_is_warned_of(finished, tmp_path, monkeypatch,
     monkeypatch.setattr(machine, "num_cpus", lambda: 77)
     assert scan_tf("selflabel", "--run-dir", run) == 0
     assert "goes on with 77: sums are made in another order" in caplog.text
+    assert "selflabel: 77 threads, the stages before had " in caplog.text
+    assert opened(run).record("selflabel").result["threads"] == 77
     np.testing.assert_equal(weights(run, "selflabel"), weights(finished, "selflabel"))
 
 

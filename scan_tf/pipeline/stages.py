@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from scan_tf.errors import ConfigError, NothingLearned, WithoutSelfLabel
 from scan_tf.features import approximate
 from scan_tf.pipeline import evaluate, features, savedmodel, sizes, status, summary
 from scan_tf.pipeline.run_dir import Run
-from scan_tf.pipeline.stage import STAGES, is_left_out
+from scan_tf.pipeline.stage import STAGES, TRAINED, is_left_out, up_to
 from scan_tf.writing import Writing
+
+_log = logging.getLogger(__name__)
 
 
 def run(config: Config, root: Path | str) -> dict[str, Any]:
@@ -105,12 +108,26 @@ def run_stage(run: Run, stage: str) -> None:
     module = importlib.import_module(f"{__package__}.{stage}")
     with run.working(stage) as result:
         keras.utils.set_random_seed(run.seed(stage))
+        _warn_of_threads(run, stage)
         result.update(module.run(run))
+        result["threads"] = machine.num_cpus()
         result["peak_memory_mib"] = machine.peak_memory_mib()
         if run.finish == stage:
             steps = status.steps(run.folder(stage))
             print(f"  finished at step {steps['step']:,} of {steps['total']:,}")
             result["finished_at_step"] = steps["step"]
+
+
+def _warn_of_threads(run: Run, stage: str) -> None:
+    """Warn where the stages before were made with another number of threads."""
+    here = machine.num_cpus()
+    before = {run.record(earlier).result.get("threads", here) for earlier in up_to(stage)[:-1]}
+    if stage in TRAINED and before - {here}:
+        _log.warning(
+            "%s: %d threads, the stages before had %s: sums are made in another order, so that "
+            "the last bits differ from those of a run that was made with one number of threads.",
+            *(stage, here, " and ".join(map(str, sorted(before - {here})))),
+        )
 
 
 def evaluate_split(run: Run, split: str) -> None:
