@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="(default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="of moments and signals")
-    parser.add_argument("--epochs", type=int, default=20, help="of each stage (default: 20)")
+    parser.add_argument("--epochs", type=int, default=8, help="of each stage (default: 8)")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], metavar="NAME")
     parser.add_argument("--faults", nargs="*", choices=torture_faults.FAULTS, metavar="NAME")
     parser.add_argument("--commands", nargs="*", choices=torture_commands.COMMANDS, metavar="NAME")
@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _run(torture, arguments)
         except OutOfTime:
             print("the time is over", flush=True)
+        finally:
+            torture.worker.close()
         torture.tell(arguments.results)
     return int(bool(torture.wrong))
 

@@ -186,7 +186,7 @@ def damage(torture: Torture, case: str) -> None:
         (run / file).write_bytes(content)
         extra = (images, "--output", torture.folder / "predicted.csv")
         rest = extra if command == ("predict",) else ()
-        code = torture.start(log, *command, run, *rest).wait()
+        code = torture.worker.run(log, *command, run, *rest)
         text, again = text_of(log), run / REPORT
         same = code == 0 and (rest or equal(report(whole / REPORT), report(again)))
         where = f"{'stopped' if base == stopped else 'finished'} run: {file.parts[0]}"

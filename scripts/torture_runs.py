@@ -31,8 +31,9 @@ _CONFIG: dict[str, Any] = {
     "augment": {"crop_scale": [0.6, 1.0], "weak_padding": 1, "cutout": 2},
     "pretext": {"name": "simclr", "batch_size": 16},
     "neighbors": {"k": 3, "k_validation": 2, "index": "annoy", "n_trees": 5},
-    "scan": {"batch_size": 16, "num_heads": 2, "optimizer": {"lr": 1e-3}},
-    "selflabel": {"batch_size": 16, "threshold": 0.35},
+    # Views that are quickly compiled: half of the time of a run would go into the strong ones.
+    "scan": {"batch_size": 16, "num_heads": 2, "optimizer": {"lr": 1e-3}, "augmentation": "weak"},
+    "selflabel": {"batch_size": 16, "threshold": 0.35, "augmentation": "weak"},
     "evaluate": {"pictures": False, "kmeans_restarts": 2, "knn_k": 5},
     "runtime": {
         "dtype": "float32",
@@ -81,6 +82,7 @@ class Torture:
         self.tried: collections.Counter[tuple[str, str]] = collections.Counter()
         self.wrong: list[tuple[str, str, str]] = []
         self.slowest = 0.0
+        self.worker = Worker()
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
         self._commit = _commit()
 
@@ -223,6 +225,54 @@ class Torture:
 
 
 PROGRAM = (sys.executable, "-m", "scan_tf.cli")
+# Runs one command after the other in one process: a line of JSON in, an exit code out.
+_WORKER = """
+import json, os, sys, traceback
+from scan_tf import cli
+answers = os.fdopen(os.dup(1), "w")
+for line in sys.stdin:
+    log, arguments = json.loads(line)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1), os.dup2(file, 2)
+    try:
+        code = cli.main(arguments)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    print(code, file=answers, flush=True)
+"""
+
+
+class Worker:
+    """A program that is not killed between commands, so that TensorFlow is loaded once."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, log: Path, *arguments: object) -> int:
+        """The exit code of a command; minus a signal, where it ended the process."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _WORKER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=ENVIRONMENT,
+                text=True,
+            )
+        process = self._process
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("these are pipes")
+        process.stdin.write(json.dumps([str(log), [*map(str, arguments)]]) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        return int(answer) if answer else process.wait()
+
+    def close(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.communicate()
 
 
 def text_of(log: Path) -> str:
