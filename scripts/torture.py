@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], metavar="NAME")
     parser.add_argument("--faults", nargs="*", choices=torture_faults.FAULTS, metavar="NAME")
     parser.add_argument("--commands", nargs="*", choices=torture_commands.COMMANDS, metavar="NAME")
+    parser.add_argument(
+        "--quick", action="store_true", help="load TensorFlow once, and compile no steps"
+    )
     parser.add_argument("--minutes", type=float, metavar="M", help="begin nothing new after these")
     parser.add_argument("--results", type=Path, metavar="FILE", help="JSON lines, added to")
     parser.add_argument("--folder", type=Path, help="keeps the runs without faults for the next")
@@ -51,7 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(table(arguments.table))
         return 0
     with _folder(arguments.folder) as folder:
-        torture = Torture(folder, arguments.seed, arguments.epochs, minutes=arguments.minutes)
+        torture = Torture(
+            folder,
+            arguments.seed,
+            arguments.epochs,
+            minutes=arguments.minutes,
+            quick=arguments.quick,
+        )
         try:
             _run(torture, arguments)
         except OutOfTime:
