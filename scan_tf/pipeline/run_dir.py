@@ -33,7 +33,7 @@ from scan_tf.settings.schema import Section
 # Of the runtime section only these change the numbers.
 _NUMERIC_RUNTIME = ("dtype", "jit_compile")
 # Settings that say where images are, how they are checked and how they are read, not what they are.
-_WHERE = ("data.path", "data.strict")
+WHERE = ("data.path", "data.strict")
 _HOW_READ = ("decode_mib", "streaming", "cache")
 
 
@@ -313,8 +313,8 @@ class Run:
         there, here = self.record(stage).config, self.read_by(stage)
         found = list(records.differences(there, here, self.defaults()))
         # Images that are known are compared themselves when they are read.
-        if any(key in _WHERE for key, _, _ in found) and "train" in seen_images.known(self.root):
-            found = [row for row in found if row[0] not in _WHERE]
+        if any(key in WHERE for key, _, _ in found) and "train" in seen_images.known(self.root):
+            found = [row for row in found if row[0] not in WHERE]
         return found
 
     def _made_of(self, stage: str) -> dict[str, str]:

@@ -9,13 +9,14 @@ from typing import Any
 
 import keras
 
-from scan_tf import machine
+from scan_tf import config as configs
+from scan_tf import files, machine
 from scan_tf.augment import host, policies
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError, NothingLearned, WithoutSelfLabel
 from scan_tf.features import approximate
 from scan_tf.pipeline import evaluate, features, savedmodel, sizes, status, summary
-from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.run_dir import WHERE, Run
 from scan_tf.pipeline.stage import STAGES, TRAINED, is_left_out, up_to
 from scan_tf.writing import Writing
 
@@ -99,6 +100,7 @@ def run_stage(run: Run, stage: str) -> None:
     """Run one stage, unless it is done. Raises StageError when its input is missing."""
     if run.is_done(stage):
         print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
+        _remember_place(run)
         return
     if is_left_out(run.config, stage):
         print(f"{stage}: left out, because {stage}.epochs is 0.")
@@ -116,6 +118,21 @@ def run_stage(run: Run, stage: str) -> None:
             steps = status.steps(run.folder(stage))
             print(f"  finished at step {steps['step']:,} of {steps['total']:,}")
             result["finished_at_step"] = steps["step"]
+
+
+def _remember_place(run: Run) -> None:
+    """Have the config of a run say where its images are now, and change nothing else in it.
+
+    Raises StageError where the directory cannot be written.
+    """
+    path = run.root / "config.yaml"
+    stored, here = configs.to_dict(configs.load(path)), configs.to_dict(run.config)["data"]
+    if stored["data"]["name"] != here["name"]:
+        return
+    moved = stored["data"] | {key: here[key] for key in (w.partition(".")[2] for w in WHERE)}
+    if moved != stored["data"]:
+        run.claim()
+        files.write_text(path, configs.dump(configs.from_dict({**stored, "data": moved})))
 
 
 def _warn_of_threads(run: Run, stage: str) -> None:
