@@ -84,10 +84,9 @@ class Run:
             StageError: another process is at work here, or the directory cannot be written.
         """
         try:
-            self._writing = writing.Writing.of(self.root)
+            with files.room(self.root / "status"):
+                self._writing = writing.Writing.of(self.root)
         except OSError as error:
-            if files.lacks_room(error):
-                raise files.no_room(error, self.root) from error
             raise StageError(
                 f"{self.root}: cannot be written ({error}). Give another --run-dir."
             ) from error
