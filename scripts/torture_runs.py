@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import json
 import os
 import random
@@ -27,6 +28,8 @@ PATIENCE_S = 35.0
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 # How many kills of ten come before the program has begun its work.
 _EARLY = 1
+# In which share of the work that is left the others come: so that a run is killed several times.
+_SOON = 0.6
 _CONFIG: dict[str, Any] = {
     "name": "tiny",
     "model": {"backbone": "resnet10", "width": 4, "projection_dim": 8},
@@ -98,7 +101,7 @@ class Torture:
         self.slowest = 0.0
         self.worker = Worker()
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
-        self._commit = _commit()
+        self._commit, self._code = _commit(), _code()
 
     def check(self, fault: str, where: str, good: bool, what: str) -> None:
         """Count a try; note what is wrong."""
@@ -160,9 +163,9 @@ class Torture:
         return run
 
     def whole(self, case: str) -> Path:
-        """A run that was never stopped; made where the folder has none of this commit."""
+        """A run that was never stopped; made where the folder has none of this code."""
         how = "-quick" if self.quick else ""
-        name = f"{case}-{self.epochs}-{self._commit}{how}"
+        name = f"{case}-{self.epochs}-{self._code}{how}"
         run, log = self.folder / name, self.folder / f"{name}.log"
         if not (self.folder / f"{name}.done").exists():
             start = time.monotonic()
@@ -209,7 +212,7 @@ class Torture:
             time.sleep(0.02)
         done = {p.stem for p in (run / "status").glob("*.json") if _is_done(p)}
         left = sum(took for stage, took in seconds.items() if stage not in done)
-        wait(process, self.random.uniform(0, left))
+        wait(process, self.random.uniform(0, _SOON * left))
 
     def stop(self, process: Program, log: Path, kind: signal.Signals, where: str) -> None:
         """Send a signal, and see the program end as it should."""
@@ -342,6 +345,14 @@ def _commit() -> str:
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=7"]
     found = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True)
     return found.stdout.strip() or "unknown"
+
+
+def _code() -> str:
+    """What is the same where the program is the same, whatever else differs in the checkout."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "scan_tf").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:7]
 
 
 def _record(path: Path) -> dict[str, Any]:
