@@ -58,7 +58,10 @@ COMMANDS = {
 
 def kill(torture: Torture, case: str, names: Sequence[str]) -> None:
     """Kill commands with SIGKILL, give each again, and compare what it leaves."""
-    pack, log = torture.folder / "pack", torture.folder / "command.log"
+    pack, log = (
+        torture.folder / f"pack-{torture.seed}",
+        torture.folder / f"command-{torture.seed}.log",
+    )
     whole = torture.whole(case)
     shutil.rmtree(pack, ignore_errors=True)
     if torture.start(log, "pack", whole, pack).wait():
@@ -91,12 +94,12 @@ def kill(torture: Torture, case: str, names: Sequence[str]) -> None:
             what = f"{code}; left over: {left}; {text_of(log)}; {set(found) ^ set(expected)}"
             where = name if killed else f"{name}, which had ended"
             torture.check("SIGKILL and the command again", where, good, what)
-    shutil.rmtree(torture.folder / "command", ignore_errors=True)
+    shutil.rmtree(torture.folder / f"command-{torture.seed}", ignore_errors=True)
 
 
 def _fresh(torture: Torture, whole: Path) -> Path:
     """A folder with a copy of a finished run and an empty folder beside it."""
-    base = torture.folder / "command"
+    base = torture.folder / f"command-{torture.seed}"
     shutil.rmtree(base, ignore_errors=True)
     shutil.copytree(whole, base / "run")
     (base / "out").mkdir()
@@ -105,7 +108,11 @@ def _fresh(torture: Torture, whole: Path) -> Path:
 
 def _words(torture: Torture, command: Command, base: Path) -> list[str]:
     """The command's arguments, with the places."""
-    places = {"run": base / "run", "out": base / "out", "pack": torture.folder / "pack"}
+    places = {
+        "run": base / "run",
+        "out": base / "out",
+        "pack": torture.folder / f"pack-{torture.seed}",
+    }
     places["images"] = torture.folder / "images"
     return [word.format(**places) for word in command.words.split()]
 

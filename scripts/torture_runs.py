@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import fcntl
 import hashlib
 import json
 import os
@@ -167,13 +168,15 @@ class Torture:
         how = "-quick" if self.quick else ""
         name = f"{case}-{self.epochs}-{self._code}{how}"
         run, log = self.folder / name, self.folder / f"{name}.log"
-        if not (self.folder / f"{name}.done").exists():
-            start = time.monotonic()
-            run = self.new(name, case)
-            if self.start(log, "run", "--run-dir", run).wait():
-                raise SystemExit(f"the run without faults failed:\n{text_of(log)}")
-            print(f"{case}: {time.monotonic() - start:.0f} s without faults", flush=True)
-            (self.folder / f"{name}.done").touch()
+        with open(self.folder / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another part may want it too
+            if not (self.folder / f"{name}.done").exists():
+                start = time.monotonic()
+                run = self.new(name, case)
+                if self.start(log, "run", "--run-dir", run).wait():
+                    raise SystemExit(f"the run without faults failed:\n{text_of(log)}")
+                print(f"{case}: {time.monotonic() - start:.0f} s without faults", flush=True)
+                (self.folder / f"{name}.done").touch()
         return run
 
     def kills(self, case: str, count: int) -> None:
