@@ -44,7 +44,7 @@ COMMANDS = {
     "prepare": Command(
         "prepare --from {images} --as my_photos --data-dir {out}", ["out/**/*.tfrecord*"]
     ),
-    "sort": Command("sort {run} --to {out}/sorted --images {images}/test", ["out/sorted/**/*"]),
+    "sort": Command("sort {run} --to {out}/sorted --images {images}", ["out/sorted/**/*"]),
     "name": Command("name {run} 0=blue 1=red", ["run/names.yaml"]),
     "predict": Command("predict {run} {images} --output {out}/x.csv", ["out/x.csv"]),
     "weights": Command("weights {run} {out}/x.weights.h5", ["out/*.h5"], exact=False),
