@@ -100,7 +100,7 @@ class Torture:
         self.tried: collections.Counter[tuple[str, str]] = collections.Counter()
         self.wrong: list[tuple[str, str, str]] = []
         self.slowest = 0.0
-        self.worker = Worker()
+        self.worker = Worker(quick=quick)
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
         self._commit, self._code = _commit(), _code()
 
@@ -262,19 +262,21 @@ for line in sys.stdin:
     sys.stderr.flush()
     print(code, file=answers, flush=True)
 """
+_EAGER = "import tensorflow as tf\ntf.config.run_functions_eagerly(True)\n"
 
 
 class Worker:
     """A program that is not killed between commands, so that TensorFlow is loaded once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quick: bool) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._begin = _EAGER if quick else ""
 
     def run(self, log: Path, *arguments: object) -> int:
         """The exit code of a command; minus a signal, where it ended the process."""
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _WORKER],
+                [sys.executable, "-c", self._begin + _WORKER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=ENVIRONMENT,
