@@ -176,9 +176,7 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
         raise ValueError("shape")
 
 
-@pytest.mark.parametrize(
-    ("stage", "limit"), [("neighbors", 3_000), ("export", 20_000), ("export", 3_000)]
-)
+@pytest.mark.parametrize(("stage", "limit"), [("neighbors", 3_000), ("export", 20_000)])
 def test_a_stage_goes_on_after_room_was_made(finished, tmp_path, capsys, stage, limit):
     run = copy(finished, tmp_path / "run", without=stage)
     with no_room(limit):
