@@ -24,14 +24,16 @@ def test_parts_of_a_torture_are_added_up(tmp_path, capsys):
     results = tmp_path / "results.jsonl"
     for good in (True, False):
         part = Torture(tmp_path, 0, 1)
-        part.check("SIGKILL", "scan", True, "")
+        part.check("SIGKILL", "moco: scan", True, "")
         part.check("SIGKILL", "scan", good, "lost")
         part.tell(results)
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert [row["wrong"] for row in rows] == [[], ["lost"]]
-    assert f"| SIGKILL | scan | `{rows[0]['commit']}` | 4 | 1 |" in table(results)
+    found = table(results).splitlines()[-1]
+    assert found.startswith("| SIGKILL | 4 | scan 4 | the same command goes on | 1 | `")
+    assert rows[0]["commit"] in found
     assert torture.main(["--table", str(results)]) == 0
-    assert "| 4 | 1 |" in capsys.readouterr().out
+    assert "| SIGKILL | 4 |" in capsys.readouterr().out
 
 
 def test_the_same_seed_kills_at_the_same_moments(tmp_path):
