@@ -28,7 +28,7 @@ def test_parts_of_a_torture_are_added_up(tmp_path, capsys):
         part.check("SIGKILL", "scan", good, "lost")
         part.tell(results)
     rows = [json.loads(line) for line in results.read_text().splitlines()]
-    assert [row["wrong"] for row in rows] == [[], ["lost"]]
+    assert [row["wrong"] for row in rows] == [[], [], [], ["lost"]]
     found = table(results).splitlines()[-1]
     assert found.startswith("| SIGKILL | 4 | scan 4 | the same command goes on | 1 | `")
     assert rows[0]["commit"] in found
