@@ -236,10 +236,15 @@ def reserve(path: Path) -> None:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Raise StageError where a folder has no room for so many bytes, or this user has not."""
+    """Raise StageError where the file system of a folder has no room for so many bytes."""
     free = shutil.disk_usage(folder).free
     if free < size:
         raise _no_room(folder, _amount(size), f"{_amount(free)} are free")
+
+
+def try_room(folder: Path, size: int) -> None:
+    """Take so much room for a moment; raise StageError where this user has none."""
+    check_room(folder, size)
     with temporary(folder / "room") as fresh, room(fresh, size):
         os.truncate(fresh, size)
         reserve(fresh)

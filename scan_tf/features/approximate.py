@@ -69,7 +69,7 @@ def annoy_index(
             if size > _IN_MEMORY:
                 # The pages of a file need not stay in memory. Annoy writes into them without a
                 # look at the disk; where that is full then, the program would get a SIGBUS.
-                files.check_room(path.parent, size)
+                files.try_room(path.parent, size)
                 index.on_disk_build(str(temporary))
                 _build(index, features, config.n_trees, seed)
             else:

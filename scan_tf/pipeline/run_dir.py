@@ -291,8 +291,7 @@ class Run:
 
     def _check_config(self, stage: str) -> None:
         record = self.record(stage)
-        started = any(self.folder(stage).rglob("ckpt"))
-        if not record.is_done and not (record.has_begun and started):
+        if not record.is_done and not (record.has_begun and any(self.folder(stage).rglob("ckpt"))):
             return  # there is nothing that was made with another config
         found = [f"{key} is {was!r} there, {now!r} here" for key, was, now in self.changed(stage)]
         if found:
