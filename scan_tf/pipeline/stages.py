@@ -126,6 +126,8 @@ def _remember_place(run: Run) -> None:
     Raises StageError where the directory cannot be written.
     """
     path = run.root / "config.yaml"
+    if not path.exists():
+        return  # given by --config
     stored, here = configs.to_dict(configs.load(path)), configs.to_dict(run.config)["data"]
     if stored["data"]["name"] != here["name"]:
         return
