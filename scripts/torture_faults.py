@@ -62,6 +62,7 @@ def full_disk(torture: Torture, case: str) -> None:
     torture.go_on()
     whole, run = torture.whole(case), torture.new(f"{case}-full", case)
     out, log = torture.folder / "full-out", torture.folder / "full.log"
+    config = shutil.copy(run / "config.yaml", torture.folder / "full.yaml")
     taken = sum(p.stat().st_blocks * 512 for p in whole.rglob("*"))
     sizes = [max(4096, round(taken * share) // 4096 * 4096) for share in _ROOM]
     shutil.rmtree(out, ignore_errors=True)
@@ -72,7 +73,7 @@ def full_disk(torture: Torture, case: str) -> None:
         _FILL,
         ROOM=2**20,
         RUN=run,
-        CONFIG=run / "config.yaml",
+        CONFIG=config,
         SIZES=" ".join(map(str, enough)),
         LOG=log,
         OUT=out,
