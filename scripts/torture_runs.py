@@ -111,9 +111,14 @@ class Torture:
             self.wrong.append((fault, where, what))
             print(f"WRONG: {fault}, {where}: {what}", flush=True)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing new is to be begun."""
+        return self._end is not None and time.monotonic() > self._end
+
     def go_on(self) -> None:
         """Raise OutOfTime where the time is over."""
-        if self._end is not None and time.monotonic() > self._end:
+        if self.is_over:
             raise OutOfTime
 
     def tell(self, path: Path | None) -> None:
@@ -197,7 +202,8 @@ class Torture:
                 if process.poll() is None:
                     stopped += 1
                     self.stop(process, log, kind, f"{case}: {_at_work(run)}")
-                    self.go_on()
+                    if self.is_over:
+                        count = stopped  # this run gets to its end and is compared
                     continue
                 code = process.returncode
                 self.check("run to its end", case, code == 0, f"exit code {code}: {text_of(log)}")
@@ -205,6 +211,7 @@ class Torture:
             if process.returncode == 0:
                 self.compare(whole, run, case)
             shutil.rmtree(run)
+            self.go_on()
 
     def _wait(self, process: Program, log: Path, run: Path, seconds: dict[str, float]) -> None:
         """Wait for a random moment, mostly of the work that is left."""
