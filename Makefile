@@ -42,7 +42,7 @@ say-test:
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-torture: $(VENV)/.installed-dev  ## kill tiny runs 100 times, damage them, fill their disk (45 minutes)
+torture: $(VENV)/.installed-dev  ## kill tiny runs 100 times, damage them, fill their disk (an hour or more)
 	$(BIN)/python scripts/torture.py --kills 100 --faults --commands $(ARGS)
 
 fuzz: $(VENV)/.installed-dev  ## read hostile settings and packs for long
