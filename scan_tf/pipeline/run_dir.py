@@ -208,8 +208,7 @@ class Run:
         """Keep the record while a stage runs; the dict that is given is stored as its result."""
         self.claim()
         before = self.record(stage)
-        start = time.monotonic()
-        result: dict[str, Any] = {}
+        start, result = time.monotonic(), dict[str, Any]()
 
         def write(status: str) -> None:
             seen_images.remember(self.root, self._digests)
