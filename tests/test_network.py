@@ -31,6 +31,7 @@ def test_an_attempt_is_noted():
     assert "localhost" in seen[1]
 
 
+@pytest.mark.slow
 def test_no_module_opens_a_connection_when_it_is_imported():
     command = [sys.executable, str(ROOT / "tests" / "network.py")]
     done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
