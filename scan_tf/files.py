@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,18 +21,27 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from scan_tf.errors import StageError
+from scan_tf.errors import ScanError, StageError
 from scan_tf.writing import OLD, delete, swap, sync, temporary
 
 _MANIFEST = "manifest"
+# A full disk, a full quota, and a file that is larger than one may be.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
     """Write arrays and a JSON manifest atomically; the manifest also gets what they are."""
     text = json.dumps({**manifest, "arrays": describe(arrays)})
-    with atomic(path) as fresh, open(fresh, "wb") as file:
+    size = len(text) + sum(array.nbytes for array in arrays.values())
+    with atomic(path, size=size) as fresh, open(fresh, "wb") as file:
         everything: dict[str, Any] = {_MANIFEST: np.array(text), **arrays}
         np.savez(file, **everything)
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Write one array atomically, as NumPy has it."""
+    with atomic(path, size=array.nbytes) as fresh, open(fresh, "wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -103,13 +113,20 @@ def open_regular(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, size: int = 0) -> Iterator[Path]:
     """Give an empty file beside `path`, which is renamed to `path` when the block succeeds.
 
     What is at `path` then is on the disk, and stays there when the power fails.
+
+    Args:
+        path: the file.
+        size: bytes that will be written, as far as that is known.
+
+    Raises:
+        StageError: there is no room for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary(path) as fresh:
+    with temporary(path) as fresh, room(fresh, size):
         yield fresh
         sync(fresh)
         os.replace(fresh, path)
@@ -135,10 +152,13 @@ def replacing(folder: Path) -> Iterator[Path]:
 
     What stood there stays until then, and is gone afterwards; at every moment one of them stands
     there, where the file system can swap two folders.
+
+    Raises:
+        StageError: there is no room for it.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with temporary(folder, is_folder=True) as fresh:
+    with temporary(folder, is_folder=True) as fresh, room(fresh):
         yield fresh
         for below, _, names in os.walk(fresh):
             for name in names:
@@ -154,6 +174,52 @@ def replacing(folder: Path) -> Iterator[Path]:
         sync(folder.parent)
 
 
+@contextlib.contextmanager
+def room(place: Path, size: int = 0) -> Iterator[None]:
+    """Name the folder and the size where there is no room for what the block writes.
+
+    Args:
+        place: the file or folder that is written.
+        size: bytes that it takes, as far as that is known.
+
+    Raises:
+        StageError: there is no room, whoever has noticed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ScanError) or not lacks_room(error):
+            raise
+        raise no_room(error, place, size) from error
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Whether an error, of Python or of a library, is that of a file system without room."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return True
+    text = str(error)
+    # NumPy's `tofile` has no number and no reason.
+    cut_off = isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", text)
+    return bool(cut_off) or any(os.strerror(number) in text for number in _NO_ROOM)
+
+
+def no_room(error: BaseException, place: Path | None = None, size: int = 0) -> StageError:
+    """What to tell of an error for which `lacks_room` is true; as `room`."""
+    known = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    if isinstance(known, str) and (place is None or not place.exists()):
+        place = Path(known)
+    if place is None:
+        text = str(error).partition("\n")[0]
+        return StageError(f"no room: {text}. Make room and run the same command again.")
+    folder = next(above for above in place.absolute().parents if above.is_dir())
+    free, written = shutil.disk_usage(folder).free, size or _bytes_of(place)
+    reason = next(
+        (os.strerror(n) for n in _NO_ROOM if os.strerror(n) in str(error)), "no room there"
+    )
+    needed = _amount(written) if size else f"more than {_amount(written)}"
+    return _no_room(folder, needed, f"{reason}; {_amount(free)} are free")
+
+
 def reserve(path: Path) -> None:
     """Give a file with holes all its room: what is mapped into memory would end in a SIGBUS.
 
@@ -166,21 +232,39 @@ def reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             path.unlink()
-            raise _no_room(path.parent, size, str(error.strerror)) from error
+            raise _no_room(path.parent, _amount(size), str(error.strerror)) from error
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Raise StageError where a folder has no room for so many bytes."""
+    """Raise StageError where the file system of a folder has no room for so many bytes."""
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise _no_room(folder, size, f"{free / 2**20:,.0f} MiB are free")
+        raise _no_room(folder, _amount(size), f"{_amount(free)} are free")
 
 
-def _no_room(folder: Path, size: int, reason: str) -> StageError:
+def try_room(folder: Path, size: int) -> None:
+    """Take so much room for a moment; raise StageError where this user has none."""
+    check_room(folder, size)
+    with temporary(folder / "room") as fresh, room(fresh, size):
+        os.truncate(fresh, size)
+        reserve(fresh)
+
+
+def _no_room(folder: Path, needed: str, reason: str) -> StageError:
     return StageError(
-        f"{folder}: {size / 2**20:,.0f} MiB are needed there ({reason}). Make room and run the "
-        "same command again."
+        f"{folder}: {needed} are needed there ({reason}). Make room and run the same command again."
     )
+
+
+def _amount(size: int) -> str:
+    """Bytes as they are read."""
+    return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
+
+
+def _bytes_of(place: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    found = [place] if place.is_file() else place.rglob("*")
+    return sum(path.stat().st_size for path in found if path.is_file())
 
 
 def sha256(path: Path) -> str:

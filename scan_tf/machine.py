@@ -100,6 +100,7 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "commit": _commit(),
         "processor": _processor(),
+        "threads": num_cpus(),
         "command": sys.argv,
     }
 

@@ -96,8 +96,9 @@ class Writing:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         text = f"process {os.getpid()} on {platform.node()} since {now}, {command}"
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{text[:900]}\n".encode(errors="replace"), 0)
+        with contextlib.suppress(OSError):  # on a full disk; it is locked all the same
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{text[:900]}\n".encode(errors="replace"), 0)
         remove_leftovers(folder)
 
     def release(self) -> None:

@@ -46,6 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
     The workers of pytest-xdist share one: the first to need it makes it, the others wait.
     """
+    import network
     import tiny_runs
 
     base = tmp_path_factory.getbasetemp()
@@ -56,7 +57,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             shutil.rmtree(root, ignore_errors=True)  # of a worker that failed
             images = tiny_runs.write_splits(root / "images")
             config = tiny_runs.write_config(root / "tiny.yaml", images)
-            assert tiny_runs.scan_tf("run", "--config", config, "--run-dir", root / "run") == 0
+            with network.watched() as seen:
+                assert tiny_runs.scan_tf("run", "--config", config, "--run-dir", root / "run") == 0
+            (root / "connections").write_text("\n".join(seen), encoding="utf-8")
             (root / "done").touch()
     return root / "run"
 

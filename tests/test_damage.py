@@ -103,6 +103,19 @@ def test_other_images_are_noticed_and_counted(finished, tmp_path, capsys, monkey
     assert line.endswith("--redo pretext.")
 
 
+def test_where_the_images_are_now_is_remembered_though_the_stage_is_skipped(finished, tmp_path):
+    run, images = copy(finished, tmp_path / "run"), tmp_path / "moved"
+    before = opened(run).config
+    shutil.copytree(before.data.path, images)
+    assert scan_tf("neighbors", "--run-dir", run, f"data.path={images}", "scan.epochs=99") == 0
+    after = opened(run).config
+    assert after.data.path == str(images)
+    assert after == dataclasses.replace(before, data=after.data)
+    written = (run / "config.yaml").stat().st_mtime_ns
+    assert scan_tf("neighbors", "--run-dir", run) == 0
+    assert (run / "config.yaml").stat().st_mtime_ns == written
+
+
 def test_a_checkpoint_without_its_record_is_not_taken_for_other_settings(
     finished, tmp_path, capsys
 ):
@@ -120,6 +133,8 @@ def test_another_number_of_threads_is_warned_of(finished, tmp_path, monkeypatch,
     monkeypatch.setattr(machine, "num_cpus", lambda: 77)
     assert scan_tf("selflabel", "--run-dir", run) == 0
     assert "goes on with 77: sums are made in another order" in caplog.text
+    assert "selflabel: 77 threads, the stages before had " in caplog.text
+    assert opened(run).record("selflabel").result["threads"] == 77
     np.testing.assert_equal(weights(run, "selflabel"), weights(finished, "selflabel"))
 
 

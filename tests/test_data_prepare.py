@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from test_full_disk import no_room
 
 from scan_tf.config import DataConfig
 from scan_tf.data import sources
@@ -18,7 +19,7 @@ from scan_tf.data.image_set import IMAGENET_MEAN
 from scan_tf.data.prepare import LABELS, prepare
 from scan_tf.data.sets import cifar10, cifar20, stl10
 from scan_tf.data.tfds import _PREPARABLE, DEFAULT_SIZE
-from scan_tf.errors import ConfigError, DataError, MissingDataError
+from scan_tf.errors import ConfigError, DataError, MissingDataError, StageError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_tfds.py"
 
@@ -187,6 +188,19 @@ def test_a_set_of_your_own(dirs) -> None:
         assert [found.class_names[i] for i in found.labels] == paths
     test = sources.load(DataConfig(name="my_fruit", path=str(target)), "test")
     assert test.images.shape == (1, DEFAULT_SIZE, DEFAULT_SIZE, 3)
+
+
+def test_a_set_appears_whole_or_not_at_all(dirs) -> None:
+    source, target = dirs
+    write(source, {"train/pear": 4, "train/fig": 4}, size=40)
+    left = target / "my_fruit" / ".1.0.0.0a1b2c3d.tmp" / "made"  # of a killed program
+    left.mkdir(parents=True)
+    with no_room(5_000), pytest.raises(StageError, match="are needed there.*Make room"):
+        prepare(source, "my_fruit", target)
+    assert [p.name for p in target.rglob("*")] == ["my_fruit"]
+    assert prepare(source, "my_fruit", target) == target / "my_fruit" / "1.0.0"
+    assert [p.name for p in (target / "my_fruit").iterdir()] == ["1.0.0"]
+    assert len(plain("my_fruit", target, "train")) == 8
 
 
 @pytest.mark.parametrize(

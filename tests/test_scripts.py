@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-# A module of one of them.
-MODULES = {"result_table"}
+# Modules of one of them.
+MODULES = {"result_table", *(path.stem for path in SCRIPTS.glob("torture_*.py"))}
 NAMES = sorted({path.stem for path in SCRIPTS.glob("*.py")} - MODULES)
 COMMANDS = {"prepare_tfds": "scan-tf prepare", "campaign": "scan-tf"}
 # They are no commands of scan-tf.

@@ -321,7 +321,9 @@ def test_a_file_with_holes_gets_its_room_or_goes(tmp_path, monkeypatch):
 
 def test_room_is_looked_for_before_an_index_is_built(tmp_path, monkeypatch):
     files.check_room(tmp_path, 1)
+    files.try_room(tmp_path, 1)
+    assert names(tmp_path) == []
     usage = files.shutil.disk_usage(tmp_path)._replace(free=5 * 2**20)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(StageError, match=r"6 MiB are needed there \(5 MiB are free\). Make room"):
-        files.check_room(tmp_path, 6 * 2**20)
+        files.try_room(tmp_path, 6 * 2**20)

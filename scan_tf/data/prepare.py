@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,9 @@ from scan_tf.data.images import read_image, resize_and_crop
 from scan_tf.data.listing import list_images
 from scan_tf.data.sets import cifar10, cifar20, stl10
 from scan_tf.errors import ConfigError, DataError, MissingDataError
+from scan_tf.files import replacing
 from scan_tf.settings.schema import did_you_mean
+from scan_tf.writing import delete
 
 # The sets of tensorflow-datasets that can be written, each with the labels of its builder.
 LABELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -68,17 +71,11 @@ def prepare(
 
     source, name = Path(source), "cifar100" if name == "cifar20" else name
     splits = _find_splits(source, name)
-    target = str(data_dir) if data_dir is not None else None
-    if name in LABELS:
-        builder = tfds.builder(name, data_dir=target)
-    else:
-        builder = _new_builder(name, target, splits)
-    features = builder.info.features
-    for key, names in LABELS.get(name, {}).items():
-        features[key].names = list(names)
-    if builder.data_path.exists():
+    builder = _builder(name, None if data_dir is None else Path(data_dir), splits)
+    features, place = builder.info.features, Path(builder.data_path)
+    if place.exists():
         raise DataError(
-            f"{builder.data_path}: '{name}' is there already. Remove that folder to write it "
+            f"{place}: '{name}' is there already. Remove that folder to write it "
             "again, or give another --data-dir."
         )
     coarse = _read_coarse(source) if "coarse_label" in features else {}
@@ -89,14 +86,33 @@ def prepare(
     def split_generators(_: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         return {s: _examples(s, folder, files[s], features, coarse) for s, folder in splits.items()}
 
-    # Replaced on the object, not in a subclass: dataset_info.json then names the real builder.
-    builder._split_generators = split_generators
-    with tempfile.TemporaryDirectory() as scratch:
+    # The set appears whole; what a killed program leaves of it goes with the next call.
+    with tempfile.TemporaryDirectory() as scratch, replacing(place) as fresh:
+        builder = _builder(name, fresh / "made", splits)
+        features = builder.info.features
+        # Replaced on the object, not in a subclass: dataset_info.json then names the real builder.
+        builder._split_generators = split_generators
         builder.download_and_prepare(
             download_dir=scratch,
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
         )
-    return Path(builder.data_path)
+        for path in Path(builder.data_path).iterdir():
+            os.replace(path, fresh / path.name)
+        delete(fresh / "made")
+    return place
+
+
+def _builder(name: str, data_dir: Path | None, splits: Mapping[str, Path]) -> Any:
+    """What writes the set into a data directory, with its labels."""
+    import tensorflow_datasets as tfds
+
+    target = None if data_dir is None else str(data_dir)
+    if name not in LABELS:
+        return _new_builder(name, target, splits)
+    builder = tfds.builder(name, data_dir=target)
+    for key, names in LABELS[name].items():
+        builder.info.features[key].names = list(names)
+    return builder
 
 
 def _find_splits(source: Path, name: str) -> dict[str, Path]:

@@ -19,6 +19,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from scan_tf.errors import DataError
+from scan_tf.files import room
 
 DPI = 120
 BLUE, RED = "#0072B2", "#D55E00"
@@ -205,8 +206,9 @@ def plain(axes: Axes, grid: Any = "both") -> None:
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG, and the folders above it."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    # Without matplotlib's version in it, the file changes only with its content.
-    figure.savefig(path, format="png", metadata={"Software": None})
+    with room(Path(path)):
+        # Without matplotlib's version in it, the file changes only with its content.
+        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def _matching(name: str, values: Sequence[float], places: np.ndarray) -> np.ndarray:

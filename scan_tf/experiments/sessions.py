@@ -221,7 +221,8 @@ class Journal:
             "steps": {stage: [self._before[stage], seen[-1][1]] for stage, seen in moved.items()},
             "steps_per_second": {stage: round(rate, 4) for stage, rate in rates.items()},
         }
-        with open(self.run.root / JOURNAL, "a", encoding="utf-8") as file:
+        path = self.run.root / JOURNAL
+        with files.room(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(self._row) + "\n")
 
 

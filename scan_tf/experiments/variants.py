@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -239,9 +237,4 @@ def _link(source: Path, target: Path) -> None:
     for file in source.iterdir():
         if file.suffix not in (".npz", ".json", ".jsonl"):
             continue  # checkpoints, TensorBoard, Annoy's index
-        path = target / file.name
-        path.unlink(missing_ok=True)
-        try:
-            os.link(file, path)  # sound, because files are replaced and never changed
-        except OSError:  # no hard links here
-            shutil.copy(file, path)
+        files.keep(file, target / file.name)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Queries that one thread takes at a time.
 _CHUNK = 256
+# Bytes up to which an index grows in memory.
+_IN_MEMORY = 2**30
 _HNSW_CHUNK = 10_000
 # HNSW's links per row and breadth of the search when a row is added and when it is looked up.
 _LINKS, _EF_CONSTRUCTION, _EF = 16, 100, 100
@@ -61,13 +63,21 @@ def annoy_index(
         return index
     # The stamp goes first and comes back last: it never describes another index than its own.
     _stamp(path).unlink(missing_ok=True)
-    with files.atomic(path) as temporary:
-        files.check_room(path.parent, _bytes(features, config.n_trees))
+    size = _bytes(features, config.n_trees)
+    with files.atomic(path, size=size) as temporary:
         try:
-            # The pages of a file need not stay in memory.
-            index.on_disk_build(str(temporary))
-            _build(index, features, config.n_trees, seed)
+            if size > _IN_MEMORY:
+                # The pages of a file need not stay in memory. Annoy writes into them without a
+                # look at the disk; where that is full then, the program would get a SIGBUS.
+                files.try_room(path.parent, size)
+                index.on_disk_build(str(temporary))
+                _build(index, features, config.n_trees, seed)
+            else:
+                _build(index, features, config.n_trees, seed)
+                index.save(str(temporary))
         except Exception as error:  # Annoy knows no other kind
+            if isinstance(error, StageError) or files.lacks_room(error):
+                raise
             raise StageError(f"{path}: the index cannot be written ({error}).") from error
     files.write_text(_stamp(path), json.dumps({**stamp, "sha256": files.sha256(path)}))
     return index

@@ -129,7 +129,8 @@ def save(path: str | Path, neighbors: Neighbors) -> None:
     """Write a `.npz` file; a reader sees the old file or the whole new one, never a part."""
     values = dataclasses.asdict(neighbors)
     values["recall"] = np.nan if neighbors.recall is None else neighbors.recall
-    with files.atomic(Path(path)) as temporary, temporary.open("wb") as file:
+    size = neighbors.indices.nbytes + neighbors.similarity.nbytes
+    with files.atomic(Path(path), size=size) as temporary, temporary.open("wb") as file:
         np.savez(file, **values)
 
 

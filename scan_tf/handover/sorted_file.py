@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from scan_tf.errors import DataError
+from scan_tf.files import room
 
 Action = Literal["copy", "symbolic", "hard"]
 ACTIONS: tuple[Action, ...] = ("copy", "symbolic", "hard")
@@ -101,7 +102,8 @@ class Sorted:
     def _copy(self, target: Path) -> None:
         path, temporary = target / self.place, self.temporary(target)
         try:
-            shutil.copy2(self.source, temporary)
+            with room(temporary, self.size):
+                shutil.copy2(self.source, temporary)
             try:
                 os.link(temporary, path)  # unlike a renaming, it replaces nothing
             except FileExistsError:

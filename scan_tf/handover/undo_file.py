@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from scan_tf.errors import DataError, MissingDataError
-from scan_tf.files import write_text
+from scan_tf.files import room, write_text
 from scan_tf.handover import sorted_file
 from scan_tf.handover.sorted_file import Sorted
 
@@ -29,7 +29,10 @@ def noting(path: Path) -> Iterator[Callable[[Sorted], None]]:
             stream.write(b"\n")
 
         def note(file: Sorted) -> None:
-            stream.write(_line(dataclasses.asdict(file)))
+            left = _line(dataclasses.asdict(file))
+            with room(path):
+                while left:  # a disk that is almost full takes a part
+                    left = left[stream.write(left) :]
 
         yield note
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,7 +81,9 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], head: int | None = None
     """
     torch = _torch()
     state = {name: torch.tensor(array) for name, array in tensors.items()}
-    torch.save(state if head is None else {"model": state, "head": head}, path)
+    content = io.BytesIO()  # of a full disk PyTorch's own writer does not tell
+    torch.save(state if head is None else {"model": state, "head": head}, content)
+    path.write_bytes(content.getbuffer())
 
 
 def _torch() -> Any:

@@ -129,8 +129,9 @@ def _clustering(run: Run, stage: str, images: ImageSet) -> tuple[Backbone, Clust
     probs = head_probs(heads, embedded)[0]
     temperature = build.temperature(run, stage)
     label, teaches = STAGES[stage].label, stage != CLUSTERINGS[-1]
-    # Of the memory only the record tells: it is another one whenever the stage is run.
-    result = {k: v for k, v in run.record(stage).result.items() if k != "peak_memory_mib"}
+    # Of these only the record tells: they differ from machine to machine and from run to run.
+    machines = ("peak_memory_mib", "threads")
+    result = {k: v for k, v in run.record(stage).result.items() if k not in machines}
     return backbone, Clustering(
         stage,
         label,

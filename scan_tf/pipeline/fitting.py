@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scan_tf import config as configs
-from scan_tf import lazy
+from scan_tf import files, lazy
 from scan_tf.config import Config
 from scan_tf.data.arrays import checked, from_array, square
 from scan_tf.data.image_set import ImageSet
@@ -93,10 +93,10 @@ class Fitted:
         size = self._backbone.image_size
         if isinstance(images, (str, Path)):
             fit = fitter(size)
-            files = list_images([images])
-            if not files:
+            found = list_images([images])
+            if not found:
                 raise DataError(f"{images}: no images.")
-            pixels = np.stack([fit(read_image(file)) for file in files])
+            pixels = np.stack([fit(read_image(file)) for file in found])
         else:
             array = images.images[:] if isinstance(images, ImageSet) else images
             pixels = square(checked(array), size)
@@ -264,10 +264,9 @@ def _with_images(images: Any, labels: Any, config: Config, root: Path) -> Config
         if there.shape != fitted.shape or not np.array_equal(there, fitted):
             raise StageError(f"{root}: holds a run on other images. Use another run_dir.")
     else:
-        root.mkdir(parents=True, exist_ok=True)
-        np.save(path, fitted)
+        files.write_npy(path, fitted)
     if labels is not None:
-        np.save(labels_of(path), np.asarray(labels))
+        files.write_npy(labels_of(path), np.asarray(labels))
     return _replaced(config, "data", name="array", path=str(path), image_size=size)
 
 

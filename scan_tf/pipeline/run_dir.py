@@ -33,7 +33,7 @@ from scan_tf.settings.schema import Section
 # Of the runtime section only these change the numbers.
 _NUMERIC_RUNTIME = ("dtype", "jit_compile")
 # Settings that say where images are, how they are checked and how they are read, not what they are.
-_WHERE = ("data.path", "data.strict")
+WHERE = ("data.path", "data.strict")
 _HOW_READ = ("decode_mib", "streaming", "cache")
 
 
@@ -84,7 +84,8 @@ class Run:
             StageError: another process is at work here, or the directory cannot be written.
         """
         try:
-            self._writing = writing.Writing.of(self.root)
+            with files.room(self.root / "status"):
+                self._writing = writing.Writing.of(self.root)
         except OSError as error:
             raise StageError(
                 f"{self.root}: cannot be written ({error}). Give another --run-dir."
@@ -207,8 +208,7 @@ class Run:
         """Keep the record while a stage runs; the dict that is given is stored as its result."""
         self.claim()
         before = self.record(stage)
-        start = time.monotonic()
-        result: dict[str, Any] = {}
+        start, result = time.monotonic(), dict[str, Any]()
 
         def write(status: str) -> None:
             seen_images.remember(self.root, self._digests)
@@ -228,7 +228,8 @@ class Run:
         try:
             yield result
         except BaseException:
-            write("interrupted")
+            with contextlib.suppress(StageError):  # no room for it: then it says "running"
+                write("interrupted")
             raise
         if stage not in OUTPUTS:
             for name in OUTPUTS:
@@ -289,8 +290,7 @@ class Run:
 
     def _check_config(self, stage: str) -> None:
         record = self.record(stage)
-        started = any(self.folder(stage).rglob("ckpt"))
-        if not record.is_done and not (record.has_begun and started):
+        if not record.is_done and not (record.has_begun and any(self.folder(stage).rglob("ckpt"))):
             return  # there is nothing that was made with another config
         found = [f"{key} is {was!r} there, {now!r} here" for key, was, now in self.changed(stage)]
         if found:
@@ -310,8 +310,8 @@ class Run:
         there, here = self.record(stage).config, self.read_by(stage)
         found = list(records.differences(there, here, self.defaults()))
         # Images that are known are compared themselves when they are read.
-        if any(key in _WHERE for key, _, _ in found) and "train" in seen_images.known(self.root):
-            found = [row for row in found if row[0] not in _WHERE]
+        if any(key in WHERE for key, _, _ in found) and "train" in seen_images.known(self.root):
+            found = [row for row in found if row[0] not in WHERE]
         return found
 
     def _made_of(self, stage: str) -> dict[str, str]:

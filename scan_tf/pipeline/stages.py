@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from scan_tf import machine
+from scan_tf import config as configs
+from scan_tf import files, machine
 from scan_tf.augment import host, policies
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError, NothingLearned, WithoutSelfLabel
 from scan_tf.features import approximate
 from scan_tf.pipeline import evaluate, features, savedmodel, sizes, status, summary
-from scan_tf.pipeline.run_dir import Run
-from scan_tf.pipeline.stage import STAGES, is_left_out
+from scan_tf.pipeline.run_dir import WHERE, Run
+from scan_tf.pipeline.stage import STAGES, TRAINED, is_left_out, up_to
 from scan_tf.writing import Writing
+
+_log = logging.getLogger(__name__)
 
 
 def run(config: Config, root: Path | str) -> dict[str, Any]:
@@ -96,6 +100,7 @@ def run_stage(run: Run, stage: str) -> None:
     """Run one stage, unless it is done. Raises StageError when its input is missing."""
     if run.is_done(stage):
         print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
+        _remember_place(run)
         return
     if is_left_out(run.config, stage):
         print(f"{stage}: left out, because {stage}.epochs is 0.")
@@ -105,12 +110,43 @@ def run_stage(run: Run, stage: str) -> None:
     module = importlib.import_module(f"{__package__}.{stage}")
     with run.working(stage) as result:
         keras.utils.set_random_seed(run.seed(stage))
+        _warn_of_threads(run, stage)
         result.update(module.run(run))
+        result["threads"] = machine.num_cpus()
         result["peak_memory_mib"] = machine.peak_memory_mib()
         if run.finish == stage:
             steps = status.steps(run.folder(stage))
             print(f"  finished at step {steps['step']:,} of {steps['total']:,}")
             result["finished_at_step"] = steps["step"]
+
+
+def _remember_place(run: Run) -> None:
+    """Have the config of a run say where its images are now, and change nothing else in it.
+
+    Raises StageError where the directory cannot be written.
+    """
+    path = run.root / "config.yaml"
+    if not path.exists():
+        return  # given by --config
+    stored, here = configs.to_dict(configs.load(path)), configs.to_dict(run.config)["data"]
+    if stored["data"]["name"] != here["name"]:
+        return
+    moved = stored["data"] | {key: here[key] for key in (w.partition(".")[2] for w in WHERE)}
+    if moved != stored["data"]:
+        run.claim()
+        files.write_text(path, configs.dump(configs.from_dict({**stored, "data": moved})))
+
+
+def _warn_of_threads(run: Run, stage: str) -> None:
+    """Warn where the stages before were made with another number of threads."""
+    here = machine.num_cpus()
+    before = {run.record(earlier).result.get("threads", here) for earlier in up_to(stage)[:-1]}
+    if stage in TRAINED and before - {here}:
+        _log.warning(
+            "%s: %d threads, the stages before had %s: sums are made in another order, so that "
+            "the last bits differ from those of a run that was made with one number of threads.",
+            *(stage, here, " and ".join(map(str, sorted(before - {here})))),
+        )
 
 
 def evaluate_split(run: Run, split: str) -> None:

@@ -32,6 +32,7 @@ from scan_tf.training.loader import Inputs
 from scan_tf.training.optim import Optimizer, Schedule
 from scan_tf.training.profiler import profiled
 from scan_tf.training.progress import Progress
+from scan_tf.writing import sync
 
 _log = logging.getLogger(__name__)
 
@@ -238,6 +239,8 @@ class Trainer:
         self._window = list(window)
         extra: dict[str, Any] = {"window": window, "hook": self.hook.record if self.hook else {}}
         extra |= {"belongs": self._belongs, "rows": self._rows}
+        if self._log.exists():
+            sync(self._log)  # its rows are counted on from here
         try:
             checkpoint.save_state(self._checkpoint, self.state, step=step, extra=extra)
         except Diverged as error:
@@ -291,7 +294,7 @@ class Trainer:
         )
 
     def _write(self, row: dict[str, float], writer: tf.summary.SummaryWriter | None) -> None:
-        with open(self._log, "a", encoding="utf-8") as file:
+        with files.room(self._log), open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self._rows += 1
         if writer is not None:
