@@ -37,11 +37,15 @@ class Browser:
 
     def open(self, path: Path, *, width: int, height: int, dark: bool = False) -> None:
         """Show a file in a window of so many CSS pixels; below 600 it is that of a phone."""
+        self.visit(path.resolve().as_uri(), width=width, height=height, dark=dark)
+
+    def visit(self, address: str, *, width: int, height: int, dark: bool = False) -> None:
+        """Show an address in a window as `open` does."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 2 if width < 600 else 1}
         self.devtools("Emulation.setDeviceMetricsOverride", **screen, mobile=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", features=[scheme])
-        self._ask("POST", "/url", {"url": path.resolve().as_uri()})
+        self._ask("POST", "/url", {"url": address})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What the body of a function returns in the page; promises are waited for."""
