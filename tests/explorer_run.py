@@ -7,7 +7,7 @@ import json
 import os
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +154,13 @@ class Client:
 @contextmanager
 def served(root: Path) -> Iterator[tuple[Session, Client]]:
     """The explorer of a run in this process."""
-    bound = serving.bound("127.0.0.1", 0)
-    session = Session(Run.open(root))
-    try:
-        keys = Keys("127.0.0.1", bound.getsockname()[1])
-        with serving.running(session, keys, bound):
+    with (
+        serving.bound("127.0.0.1", 0) as listening,
+        closing(Session(Run.open(root))) as session,
+    ):
+        keys = Keys("127.0.0.1", listening.getsockname()[1])
+        with serving.running(session, keys, listening):
             yield session, Client(keys)
-    finally:
-        session.close()
-        bound.close()
 
 
 def token_of(address: str) -> str:

@@ -189,9 +189,9 @@ def test_thumbnails_are_square_kept_and_those_of_the_image(looked_at):
     status, headers, body = client.ask("GET", "/thumb/7?of=x")
     assert (status, headers["Content-Type"]) == (200, "image/webp")
     assert "immutable" in headers["Cache-Control"]
-    made_so_far = session.pictures.made
+    made_so_far = session.images.pictures.made
     assert client.ask("GET", "/thumb/7")[2] == body
-    assert session.pictures.made == made_so_far
+    assert session.images.pictures.made == made_so_far
     path = Path(session.run.config.data.path) / session.facts(7)["path"]
     with Image.open(io.BytesIO(body)) as small, Image.open(path) as image:
         assert small.size == (24, 24)
@@ -211,7 +211,7 @@ def test_a_file_that_is_gone_is_told(fresh):
 def test_search_is_exact(looked_at):
     session, client = looked_at
     _, found = client.post("/api/near", {"rows": [5], "count": 10})
-    cosine = session.directions @ session.directions[5]
+    cosine = session.images.directions @ session.images.directions[5]
     assert found["rows"] == np.argsort(-cosine, kind="stable")[:10].tolist()
     assert found["rows"][0] == 5
     _, several = client.post("/api/near", {"rows": [5, 6, 9], "count": 1000})
@@ -341,7 +341,10 @@ def test_killed_in_the_middle_of_writes_it_loses_nothing_that_it_answered(fresh)
         client.act(do="undo")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_it_and_frees_the_run(fresh, number, code):
     process, address = explore(fresh)
     assert len(token_of(address)) >= 40
@@ -381,6 +384,7 @@ def test_a_damaged_journal_is_refused(fresh, capsys):
     assert "holds what cannot be (to: there is no cluster 77)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_explorer_at_a_time(fresh):
     process, _ = explore(fresh)
     try:
@@ -406,6 +410,7 @@ def test_help_loads_nothing_large():
     assert done.stderr.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_looking_loads_no_tensorflow(fresh):
     program = (
         "import sys; sys.path.insert(0, sys.argv[2]); import explorer_run\n"

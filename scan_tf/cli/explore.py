@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scan_tf.cli.arguments import add_command
 from scan_tf.errors import MissingDataError
+
+if TYPE_CHECKING:
+    from scan_tf.pipeline.run_dir import Run
 
 
 def add(commands: Any) -> None:
@@ -31,6 +34,11 @@ def add(commands: Any) -> None:
         help="listen there (default: 127.0.0.1, which other machines cannot reach)",
     )
     explore.add_argument("--no-browser", action="store_true", help="only print the address")
+    explore.add_argument(
+        "--discard",
+        action="store_true",
+        help="take back the corrected classifier that was accepted, and stop; the corrections stay",
+    )
     explore.set_defaults(function=_explore)
 
 
@@ -43,9 +51,23 @@ def _port(text: str) -> int:
 def _explore(arguments: argparse.Namespace) -> None:
     if not arguments.run_dir.is_dir():
         raise MissingDataError(f"{arguments.run_dir}: no such folder. Give the directory of a run.")
-    from scan_tf.explorer import serving
     from scan_tf.pipeline.run_dir import Run
 
     run = Run.open(arguments.run_dir)
+    if arguments.discard:
+        _discard(run)
+        return
+    from scan_tf.explorer import serving
+
     how = {"host": arguments.host, "port": arguments.port, "browser": not arguments.no_browser}
     serving.serve(run, **how)
+
+
+def _discard(run: Run) -> None:
+    from contextlib import closing
+
+    from scan_tf.explorer.session import Session
+
+    with closing(Session(run)) as session:
+        session.discard(session.journal.seq)
+    print(f"{run.root}: shows the clusters that it found itself again; the corrections are kept")

@@ -1,7 +1,7 @@
 // The page: what is shown, which list is looked at, and what keys and buttons do.
 
 import { bytes, json, post, Refused } from "./server.js";
-import { ask, choose, help, look, make } from "./dialogs.js";
+import { ask, choose, confirm, help, look, make, proposal } from "./dialogs.js";
 import { grid as newGrid } from "./grid.js";
 import { map as newMap } from "./map.js";
 
@@ -133,6 +133,7 @@ function showGroups() {
   for (const mark of images.mark) marks[mark]++;
   const entry = (id, label, size, { dot = "", sure = null, unnamed = false } = {}) => {
     const button = make("button", { type: "button", onclick: () => go(id) });
+    button.dataset.id = id;
     button.setAttribute("aria-current", id === view);
     const spot = make("span", { className: "dot" });
     if (dot) spot.style.background = dot;
@@ -150,10 +151,11 @@ function showGroups() {
   if (marks[UNSURE]) items.push(entry("unsure", "Not sure", marks[UNSURE]));
   if (marks[NONE]) items.push(entry("none", "None of these", marks[NONE]));
   if (found.title) items.push(entry("found", found.title, found.rows.length));
-  items.push(make("li", { className: "rule", role: "presentation" }));
+  const lists = items.length;
   for (const group of state.groups) {
     items.push(entry(group.id, group.name || `cluster ${group.id}`, group.size, { dot: colour(group.id), sure: group.sure, unnamed: !group.name }));
   }
+  items[lists].className = "rule";
   const focused = [...$("groups").querySelectorAll("button")].indexOf(document.activeElement);
   $("groups").replaceChildren(...items);
   if (focused >= 0) $("groups").querySelectorAll("button")[focused]?.focus();
@@ -168,6 +170,9 @@ function showAll({ keep = false } = {}) {
   $("redo").disabled = !state.redo;
   $("undo").title = state.undo ? `Undo: ${state.undo}` : "";
   $("redo").title = state.redo ? `Redo: ${state.redo}` : "";
+  $("apply").hidden = !state.pending;
+  $("apply").textContent = state.pending ? `Apply ${count(state.pending, "change")}…` : "Apply…";
+  $("discard").hidden = !state.accepted;
   $("far-order").hidden = !state.hasDistance;
   showGroups();
   showList({ keep });
@@ -318,6 +323,39 @@ const commands = {
     ["v", "from the images to the map and back"], ["f", "lasso"], ["+ - 0", "zoom the map"], ["?", "this"],
   ]),
 };
+async function waited(path) {
+  busy = true;
+  document.body.classList.add("waiting");
+  try {
+    return await post(path, { seq: state.seq });
+  } catch (error) {
+    if (error.status === 409) { await reload(); say("Something was changed in another window; look, and do it again.", { bad: true }); }
+    else failed(error);
+    return null;
+  } finally {
+    busy = false;
+    document.body.classList.remove("waiting");
+  }
+}
+commands.apply = async () => {
+  if (busy) return;
+  say("teaching the classifier…");
+  const answer = await waited("/api/apply");
+  if (!answer) return;
+  say("");
+  const choice = await proposal(answer, { nameOf, thumb, colour, exported: state.exported, accept: () => waited("/api/accept") });
+  if (choice === "show") showFound("Would change", answer.rows.map((row) => row.row));
+  if (choice !== "done") return;
+  await reload();
+  say(state.exported ? "accepted: report, tables and the exported classifier are renewed" : "accepted: report and tables are renewed");
+};
+commands.discard = async () => {
+  if (busy) return;
+  const yes = await confirm("Take the corrected classifier back?",
+    "Report, tables and export show again what the run found itself. Your corrections stay, to be applied again.", "Take back",
+    () => waited("/api/discard"));
+  if (yes) { await reload(); say("taken back; the corrections are still here"); }
+};
 function mark(as, done) {
   const rows = targets();
   if (rows.length) return act({ do: "mark", rows, as }, `${count(rows.length, "image")} ${done}`);
@@ -357,9 +395,7 @@ $("groups").addEventListener("keydown", (event) => {
   const item = document.activeElement.closest("li");
   const way = { ArrowDown: "nextElementSibling", ArrowRight: "nextElementSibling", ArrowUp: "previousElementSibling", ArrowLeft: "previousElementSibling" }[event.key];
   if (!item || !way) return;
-  let next = item[way];
-  if (next?.classList.contains("rule")) next = next[way];
-  next?.querySelector("button").focus();
+  item[way]?.querySelector("button").focus();
   event.preventDefault();
 });
 for (const [id, run] of Object.entries(commands)) $(id)?.addEventListener("click", () => run());

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from scan_tf.errors import ConfigError
+from scan_tf.explorer.wording import describe
 from scan_tf.pipeline import names
 
 # Of an image, in place of the number of a group.
@@ -120,12 +121,12 @@ class Corrections:
     @property
     def undoes(self) -> str | None:
         """What undo takes back, in words; None: nothing."""
-        return describe(self._done[-1], self.state) if self._done else None
+        return describe(self._done[-1], self.state.names) if self._done else None
 
     @property
     def redoes(self) -> str | None:
         """What redo brings again, in words; None: nothing."""
-        return describe(self._undone[-1], self.state) if self._undone else None
+        return describe(self._undone[-1], self.state.names) if self._undone else None
 
     @property
     def accepted(self) -> str | None:
@@ -134,12 +135,22 @@ class Corrections:
         return last["digest"] if last["do"] == "accept" else None
 
     @property
+    def pending(self) -> int:
+        """How many corrections there are since a classifier was accepted, those undone apart."""
+        since = self._bounds[-1]["seq"] if self.accepted else 0
+        return sum(entry["seq"] > since for entry in self._done)
+
+    @property
     def next_group(self) -> int:
         """The number of the next group that is made."""
         return max([self.num_own - 1, *self._origin]) + 1
 
+    def knows(self, groups: Iterable[int]) -> bool:
+        """Whether all of them are groups that there are or have been."""
+        return all(group < self.num_own or group in self._origin for group in groups)
+
     @property
-    def touch_groups(self) -> bool:
+    def teaches(self) -> bool:
         """Whether anything but names was changed."""
         return any(entry["do"] != "name" for entry in self._done)
 
@@ -246,30 +257,6 @@ class Corrections:
             if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < self.num_images:
                 raise ConfigError(f"rows: expected 0 to {self.num_images - 1}, got {row!r}.")
         return sorted(set(rows))
-
-
-def describe(entry: Mapping[str, Any], state: State) -> str:
-    """An entry in words."""
-
-    def name(group: int) -> str:
-        known = state.names.get(group)
-        return f"“{known}”" if known else f"cluster {group}"
-
-    do, count = entry["do"], len(entry.get("rows", ()))
-    images = f"{count:,} image{'' if count == 1 else 's'}"
-    if do == "name":
-        what = f"naming of cluster {entry['group']}"
-        return f"{what} as “{entry['name']}”" if entry["name"] else f"{what} taken away"
-    if do == "merge":
-        return f"merge of {', '.join(map(name, entry['groups']))} into {name(entry['into'])}"
-    if do == "split":
-        return f"split of {name(entry['group'])}"
-    if do == "make":
-        return f"new cluster of {images}"
-    if do == "move":
-        return f"{images} to {name(entry['to'])}"
-    marks = {"none": "marked as none of these", "unsure": "marked as not sure", "": "unmarked"}
-    return f"{images} {marks[entry['as']]}"
 
 
 def _apply_groups(state: State, entry: Mapping[str, Any]) -> None:

@@ -16,16 +16,22 @@ export function shown(title, fill, { wide = false } = {}) {
     let answer = null;
     const done = (found) => { answer = found; dialog.close(); };
     dialog.append(heading, ...fill(done, dialog));
-    dialog.addEventListener("keydown", (event) => event.stopPropagation());
+    dialog.addEventListener("keydown", (event) => {
+      event.stopPropagation();
+      // Chromium closes at the second Escape whatever its cancel event was answered.
+      if (event.key === "Escape" && dialog.dataset.working) event.preventDefault();
+    });
     dialog.addEventListener("close", () => {
       dialog.remove();
       if (before?.isConnected) before.focus();
       resolve(answer);
     });
-    dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+    dialog.addEventListener("click", (event) => { if (event.target === dialog && !dialog.dataset.working) dialog.close(); });
+    dialog.addEventListener("cancel", (event) => { if (dialog.dataset.working) event.preventDefault(); });
     document.body.append(dialog);
     dialog.showModal();
-    (dialog.querySelector("[autofocus]") ?? dialog.querySelector("input, button"))?.focus();
+    (dialog.querySelector("[autofocus]") ?? dialog.querySelector("input, button"))?.focus({ preventScroll: true });
+    dialog.scrollTop = 0;
   });
 }
 
@@ -102,6 +108,72 @@ export function look(facts, { image, pixels, earlier, later }) {
         make("button", { textContent: "Close", className: "strong", autofocus: true, onclick: () => done(null) })),
     ];
   }, { wide: true });
+}
+
+// Run `work` when it is said yes; the dialog stays until that has ended.
+function working(done, button, text, work) {
+  return async () => {
+    for (const other of button.parentNode.children) other.disabled = true;
+    button.closest("dialog").dataset.working = "true";
+    const note = make("p", { className: "busy", textContent: text });
+    note.setAttribute("role", "status");
+    button.parentNode.before(note);
+    const answer = await work();
+    done(answer ? "done" : null);
+  };
+}
+
+export function confirm(title, text, yes, work) {
+  return shown(title, (done) => {
+    const button = make("button", { className: "strong", textContent: yes });
+    const buttons = make("div", { className: "buttons" }, make("button", { textContent: "Cancel", onclick: () => done(null) }), button);
+    button.onclick = working(done, button, "Writing report, tables and classifier; up to a minute…", work);
+    return [make("p", { textContent: text }), buttons];
+  });
+}
+
+// What a classifier that heeds the corrections would change; "done", "show" or null.
+export function proposal(found, { nameOf, thumb, colour, exported, accept }) {
+  const FEW = 120, number = (n) => n.toLocaleString("en");
+  const names = found.changed === null;
+  return shown(names ? "Bring in the names" : "What the corrections change", (done) => {
+    const parts = [];
+    if (names) parts.push(make("p", { textContent: "Only names were given. They go into the report, the tables" + (exported ? " and the exported classifier." : ".") }));
+    else {
+      const { said, none, unsure } = found.facts;
+      const told = [`${number(said)} put into a cluster`];
+      if (none) told.push(`${number(none)} none of these`);
+      if (unsure) told.push(`${number(unsure)} not sure, which are left out`);
+      parts.push(make("p", { textContent: `Taught by ${told.join(", ")}. It would move ${number(found.changed)} other image${found.changed === 1 ? "" : "s"}.` }));
+      if (found.below !== null) parts.push(make("p", { textContent: `Below a confidence of ${found.below} an image will be none of these.` }));
+      const body = make("tbody");
+      for (const row of found.counts) {
+        const head = make("th", { dir: "auto", textContent: nameOf(row.id), scope: "row" });
+        body.append(make("tr", {}, head, ...[row.before, row.after, row.came ? "+" + number(row.came) : "", row.went ? "−" + number(row.went) : ""]
+          .map((cell) => make("td", { textContent: typeof cell === "number" ? number(cell) : cell }))));
+      }
+      const header = make("tr", {}, ...["Cluster", "before", "after", "come", "go"].map((text) => make("th", { textContent: text, scope: "col" })));
+      const box = make("div", { className: "scroll", tabIndex: 0 }, make("table", {}, make("thead", {}, header), body));
+      box.setAttribute("role", "region");
+      box.ariaLabel = "Images by cluster, before and after";
+      parts.push(box);
+      if (found.rows.length) {
+        const list = make("ul", { className: "thumbs", tabIndex: 0 }, ...found.rows.slice(0, FEW).map((row) => {
+          const image = make("img", { src: thumb(row.row), alt: `image ${row.row}`, loading: "lazy" });
+          image.style.borderBottom = `4px solid ${colour(row.to)}`;
+          return make("li", {}, image, make("span", { dir: "auto", textContent: `${nameOf(row.from)} → ${nameOf(row.to)}` }));
+        }));
+        list.ariaLabel = "Images that would move, the surest first";
+        parts.push(list);
+      }
+    }
+    const yes = make("button", { className: "strong", textContent: "Accept", id: "accept" });
+    const buttons = make("div", { className: "buttons" }, make("button", { textContent: "Cancel", autofocus: true, onclick: () => done(null) }));
+    if (found.rows.length) buttons.append(make("button", { textContent: "Show them in the list", onclick: () => done("show") }));
+    buttons.append(yes);
+    yes.onclick = working(done, yes, "Writing report, tables and classifier; up to a minute…", accept);
+    return [...parts, buttons];
+  }, { wide: !names });
 }
 
 export function help(keys) {

@@ -56,6 +56,7 @@ class Journal:
                 self._write({"journal": FORMAT, "seq": 0, "of": self.of})
                 sync(path.parent)
         except OSError as error:
+            self.close()
             raise StageError(f"{path}: cannot be read or written ({error}).") from error
 
     @property

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 
 import uvicorn
 
+from scan_tf import signals
 from scan_tf.errors import ConfigError
 from scan_tf.explorer import web
 from scan_tf.explorer.guard import Keys, is_loopback
@@ -78,8 +79,9 @@ def running(session: Session, keys: Keys, listening: socket.socket) -> Iterator[
     try:
         yield thread
     finally:
-        server.should_exit = True
-        thread.join(_GRACE_S + 2)
+        with signals.Deferred():  # the signal that ended it comes again after two seconds
+            server.should_exit = True
+            thread.join(_GRACE_S + 2)
 
 
 def bound(host: str, port: int) -> socket.socket:

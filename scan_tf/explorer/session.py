@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from scan_tf.data.decoding import Limits, size_of
-from scan_tf.data.image_set import ImageSet
+from scan_tf import lazy
 from scan_tf.errors import ConfigError, StageError
-from scan_tf.evaluation import assignments
 from scan_tf.explorer import findings
 from scan_tf.explorer.corrections import Corrections
+from scan_tf.explorer.evaluated import Evaluated
 from scan_tf.explorer.findings import Findings
 from scan_tf.explorer.journal import FILE, Journal
-from scan_tf.explorer.pictures import Pictures
-from scan_tf.features.rows import unit
-from scan_tf.pipeline import embeddings, names, reports, seen_images
+from scan_tf.explorer.proposal import Proposal, propose
+from scan_tf.pipeline import corrected, names
 from scan_tf.pipeline.run_dir import Run
 
 FOLDER = "explore"
-# What a search gives at most.
-MOST_NEAR = 2000
+# What a search gives at most, and images that a proposal names.
+MOST_NEAR = MOST_SHOWN = 2000
 
 
 class Stale(Exception):
@@ -41,6 +36,7 @@ class Session:
         run: an evaluated run.
 
     Attributes:
+        images: what the run has found of its images.
         notes: what a user should know of how it was found, in words.
         key: of this session, which no other has.
 
@@ -52,43 +48,23 @@ class Session:
         self.run, self.key = run, secrets.token_hex(4)
         self._lock = threading.RLock()
         run.claim()
-        self.folder = embeddings.folder_of(run, None)
-        self.found = embeddings.load(self.folder)
-        self._paths = [row.path for row in assignments.read(self.folder / assignments.FILE)]
-        count = len(self.found.features)
-        if len(self._paths) != count:
-            raise StageError(
-                f"{self.folder}: {assignments.FILE} has {len(self._paths)} rows, {embeddings.FILE} "
-                f"{count}. Make them anew: --redo evaluate."
-            )
-        self.split = str(reports.read(run)["split"])
-        self.journal = Journal(run.root / FOLDER / FILE, self._of())
+        self.images = Evaluated(run)
+        self.journal = Journal(run.root / FOLDER / FILE, self.images.what())
         self.notes = [*self.journal.notes]
-        try:
-            num_own = self.found.probs.shape[1]
-            self.corrections = Corrections(count, num_own, self.journal.entries)
-        except (ConfigError, KeyError, IndexError) as error:
-            raise StageError(
-                f"{self.journal.path}: holds what cannot be ({str(error).rstrip('.')}). Take it from a copy, or "
-                "move it away to begin without corrections."
-            ) from error
-        self._take_names()
         self._findings: Findings | None = None
-        root = Path(run.config.data.path or "").absolute()
-        files = [root / path for path in self._paths] if self.found.are_files else None
-        limits = Limits(run.config.data.max_megapixels, run.config.data.decode_mib)
-        self.pictures = Pictures(files, self._images, limits)
-        self._side = self._side_of(files)
+        self._proposal: Proposal | None = None
+        try:
+            self.corrections = self._replayed()
+            self._follow()
+            self._take_names()
+        except BaseException:
+            self.journal.close()
+            raise
 
     @property
     def num_images(self) -> int:
         """N."""
-        return len(self._paths)
-
-    @functools.cached_property
-    def directions(self) -> np.ndarray:
-        """Unit rows of the features, float32 [N,D]."""
-        return unit(self.found.features)
+        return len(self.images.paths)
 
     def close(self) -> None:
         """Close the journal."""
@@ -99,54 +75,48 @@ class Session:
         """What the page shows beside the images, JSON-able."""
         with self._lock:
             shown, corrections = self._shown(), self.corrections
-            count = max(corrections.state.groups) + 1
+            state = corrections.state
+            count = max(state.groups) + 1
             sizes = np.bincount(shown.group, minlength=count)
             said = np.bincount(shown.group[shown.mark == findings.LABELLED], minlength=count)
             sure = np.bincount(shown.group, shown.confidence, count) / np.maximum(sizes, 1)
-            data = self.run.config.data
             return {
                 "seq": self.journal.seq,
                 "session": self.key,
-                "run": Path(data.path).resolve().name if data.path else data.name,
+                "run": self.images.name,
                 "images": self.num_images,
                 "groups": [
                     {
                         "id": group,
-                        "name": corrections.state.names.get(group, ""),
+                        "name": state.names.get(group, ""),
                         "size": int(sizes[group]),
                         "said": int(said[group]),
                         "sure": round(float(sure[group]), 4),
                     }
-                    for group in corrections.state.groups
+                    for group in state.groups
                 ],
+                "accepted": self.images.classifier is not None,
+                "pending": corrections.pending,
                 "undo": corrections.undoes,
                 "redo": corrections.redoes,
                 "notes": self.notes,
-                "classes": list(self.found.class_names),
-                "side": self._side,
-                "hasDistance": self.found.distance is not None,
+                "side": self.images.side,
+                "hasDistance": self.images.found.distance is not None,
+                "exported": self.run.record("export").is_done,
+                "root": str(self.run.root),
             }
 
-    def images(self) -> bytes:
+    def packed(self) -> bytes:
         """What changes of all images, see `Findings.packed`."""
         with self._lock:
-            return self._shown().packed(self.found.distance)
-
-    def points(self) -> bytes:
-        """The map, float32 [N,2], little-endian, in 0..1 of its larger extent."""
-        points = np.asarray(self.found.points, np.float64)
-        low, high = points.min(axis=0), points.max(axis=0)
-        extent = max(float((high - low).max()), 1e-12)
-        return ((points - (low + high) / 2) / extent + 0.5).astype("<f4").tobytes()
+            return self._shown().packed(self.images.found.distance)
 
     def facts(self, row: int) -> dict[str, Any]:
         """What is known of an image."""
         with self._lock:
-            shown, label = self._shown(), None
-            if self.found.labels is not None and self.found.class_names:
-                label = self.found.class_names[int(self.found.labels[row])]
+            shown = self._shown()
             # A name that is no UTF-8 cannot go into JSON.
-            path = self._paths[row].encode("utf-8", "backslashreplace").decode()
+            path = self.images.paths[row].encode("utf-8", "backslashreplace").decode()
             return {
                 "row": row,
                 "path": path,
@@ -154,12 +124,12 @@ class Session:
                 "second": int(shown.second[row]),
                 "confidence": round(float(shown.confidence[row]), 4),
                 "mark": int(shown.mark[row]),
-                "class": label,
+                "class": self.images.label(row),
             }
 
     def near(self, rows: list[int], count: int) -> dict[str, Any]:
         """The images most like some, see `findings.near`."""
-        best, cosine = findings.near(self.directions, rows, min(count, MOST_NEAR))
+        best, cosine = findings.near(self.images.directions, rows, min(count, MOST_NEAR))
         return {"rows": best.tolist(), "cosine": [round(float(c), 4) for c in cosine]}
 
     def act(self, seq: int, action: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,20 +155,116 @@ class Session:
                 self._give_names()
             return self.state()
 
-    def _side_of(self, files: Sequence[Path] | None) -> int | None:
-        """The shorter side of the first image in pixels, where no image has to be read for it."""
-        if files is None:
-            known = self.run.record("pretext").result.get("image_facts") or {}
-            return known.get("size")
+    def propose(self, seq: int) -> dict[str, Any]:
+        """Fit a classifier that heeds the corrections, and tell what it would change.
+
+        With names alone there is none, and `changed` is None.
+
+        Raises:
+            Stale: as of `act`.
+            ConfigError: there is nothing to apply.
+        """
+        with self._lock:
+            self._refuse_stale(seq)
+            state, shown, images = self.corrections.state, self._shown(), self.images
+            if not self.corrections.teaches:
+                if not state.names:
+                    raise ConfigError("apply: nothing was corrected or named yet.")
+                if images.classifier is not None:
+                    raise ConfigError("apply: all corrections were undone. Discard does the rest.")
+                return {"changed": None, "rows": [], "counts": []}
+            self._proposal = propose(
+                images.found.features,
+                images.own,
+                state,
+                shown,
+                split=images.split,
+                distance=images.found.distance,
+                doubt=images.doubt,
+                seq=seq,
+            )
+            return self._proposal.told(shown, MOST_SHOWN)
+
+    def accept(self, seq: int) -> dict[str, Any]:
+        """Have the last proposal take the place of the clustering; with names alone, bring them in.
+
+        Raises:
+            Stale: as of `act`.
+            ConfigError: nothing was proposed of these corrections.
+            MissingDataError: the images are not there, which the report shows.
+        """
+        with self._lock:
+            self._refuse_stale(seq)
+            proposal, given = self._proposal, self.corrections.state.names
+            if not self.corrections.teaches:
+                lazy.load_tensorflow()
+                from scan_tf.pipeline import renaming
+
+                renaming.rename(self.run, {})
+                return self.state()
+            if proposal is None or proposal.classifier.facts["seq"] != seq:
+                raise ConfigError("accept: these corrections were not looked at; apply them first.")
+            lazy.load_tensorflow()
+            from scan_tf.pipeline import correcting
+
+            groups = proposal.classifier.groups
+            listed = {c: given[group] for c, group in enumerate(groups) if group in given}
+            correcting.accept(self.run, proposal.classifier, listed)
+            return self._reread()
+
+    def discard(self, seq: int) -> dict[str, Any]:
+        """Have the run's own clustering hold again; the corrections stay.
+
+        Raises:
+            Stale: as of `act`.
+            ConfigError: no classifier was accepted.
+            MissingDataError: the images are not there, which the report shows.
+        """
+        with self._lock:
+            self._refuse_stale(seq)
+            if self.images.classifier is None:
+                raise ConfigError("discard: no corrected classifier was accepted.")
+            lazy.load_tensorflow()
+            from scan_tf.pipeline import correcting
+
+            state, own = self.corrections.state, range(self.images.own.shape[1])
+            listed = {c: state.names[c] for c in own if c in state.groups and c in state.names}
+            correcting.discard(self.run, listed)
+            return self._reread()
+
+    def _replayed(self) -> Corrections:
+        """The corrections of the journal. Raises StageError where they cannot be."""
+        path = self.journal.path
         try:
-            return min(size_of(files[0]))
-        except OSError:
-            return None
+            num_own = self.images.own.shape[1]
+            found = Corrections(self.num_images, num_own, self.journal.entries)
+        except (ConfigError, KeyError, IndexError) as error:
+            raise StageError(
+                f"{path}: holds what cannot be ({str(error).rstrip('.')}). Take it from a copy, or "
+                "move it away to begin without corrections."
+            ) from error
+        if not found.knows(self.images.columns):
+            root = self.run.root
+            raise StageError(
+                f"{root / corrected.FOLDER}: is of another journal than {path}. Put that back; or "
+                f"remove the folder, and: scan-tf evaluate --run-dir {root} --redo evaluate"
+            )
+        return found
 
-    def _images(self) -> ImageSet:
-        from scan_tf.pipeline import evaluate  # loads TensorFlow, which most looking goes without
+    def _reread(self) -> dict[str, Any]:
+        """Take in an evaluation that was written again."""
+        self.images.reread()
+        self._proposal = self._findings = None
+        self._follow()
+        return self.state()
 
-        return evaluate.images_of(self.run, self.split)
+    def _follow(self) -> None:
+        """Note in the journal which classifier holds, where it does not say so yet."""
+        classifier = self.images.classifier
+        held = None if classifier is None else classifier.digest
+        if held != self.corrections.accepted:
+            entry = {"do": "discard"} if held is None else {"do": "accept", "digest": held}
+            self._save(self.corrections.checked(entry))
 
     def _refuse_stale(self, seq: int) -> None:
         if seq != self.journal.seq:
@@ -216,40 +282,22 @@ class Session:
             raise ConfigError(
                 f"split: expected a cluster of two images at least, got {len(members)}."
             )
-        rows: list[int] = members[findings.halves(self.directions[members])].tolist()
+        rows: list[int] = members[findings.halves(self.images.directions[members])].tolist()
         return rows
 
     def _shown(self) -> Findings:
         if self._findings is None:
-            probs = self.found.probs
-            columns = np.arange(probs.shape[1], dtype=np.int32)
+            columns = np.array(self.images.columns, np.int32)
+            probs = self.images.found.probs
             self._findings = findings.find(self.corrections.state, probs, columns)
         return self._findings
-
-    def _columns(self) -> list[int]:
-        """The group of each cluster of the classifier."""
-        return list(range(self.found.probs.shape[1]))
-
-    def _of(self) -> dict[str, Any]:
-        """What the corrections are of."""
-        weights = names.weights_of(self.run)
-        known = seen_images.known(self.run.root).get(self.split)
-        digest = None if known is None else hashlib.sha256(known.tobytes()).hexdigest()
-        return {
-            "stage": weights["stage"],
-            "weights": weights["sha256"],
-            "split": self.split,
-            "images": len(self._paths),
-            "digest": digest,
-        }
 
     def _take_names(self) -> None:
         """Take in the names that were given elsewhere, by `scan-tf name`."""
         there, state = names.read(self.run), self.corrections.state
-        for column, group in enumerate(self._columns()):
+        for column, group in enumerate(self.images.columns):
             name = there.get(column, "")
-            is_own = group in state.groups
-            if there and is_own and name and state.names.get(group, "") != name:
+            if name and group in state.groups and state.names.get(group, "") != name:
                 self._save(self.corrections.checked({"do": "name", "group": group, "name": name}))
 
     def _give_names(self) -> None:
@@ -257,7 +305,7 @@ class Session:
         state = self.corrections.state
         given = {
             column: state.names[group]
-            for column, group in enumerate(self._columns())
+            for column, group in enumerate(self.images.columns)
             if group in state.groups and group in state.names
         }
         if given != names.read(self.run):

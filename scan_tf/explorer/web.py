@@ -97,13 +97,18 @@ def application(session: Session, keys: Keys) -> Starlette:
     routes = [
         Route("/", page),
         Route("/static/{name}", static),
-        Route("/thumb/{row:int}", picture(session.pictures.thumbnail)),
-        Route("/image/{row:int}", picture(session.pictures.large)),
+        Route("/thumb/{row:int}", picture(session.images.pictures.thumbnail)),
+        Route("/image/{row:int}", picture(session.images.pictures.large)),
         Route("/api/state", lambda _: JSONResponse(session.state())),
-        Route("/api/images", lambda _: octets(session.images())),
-        Route("/api/points", lambda _: octets(session.points())),
+        Route("/api/images", lambda _: octets(session.packed())),
+        Route("/api/points", lambda _: octets(session.images.points())),
         Route("/api/image/{row:int}", facts),
         Route("/api/near", _posted(session, near), methods=["POST"]),
+        Route("/api/apply", _posted(session, lambda b: session.propose(_seq(b))), methods=["POST"]),
+        Route("/api/accept", _posted(session, lambda b: session.accept(_seq(b))), methods=["POST"]),
+        Route(
+            "/api/discard", _posted(session, lambda b: session.discard(_seq(b))), methods=["POST"]
+        ),
         Route("/api/act", _posted(session, act), methods=["POST"]),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard, keys=keys)])

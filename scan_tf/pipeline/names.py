@@ -16,6 +16,7 @@ import yaml
 from scan_tf import files
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.evaluation.text import cell
+from scan_tf.pipeline import corrected
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.settings import reading
 
@@ -98,9 +99,14 @@ def checked(name: Any) -> str:
 
 
 def weights_of(run: Run) -> dict[str, str]:
-    """What tells the last clustering from others: its stage, and the SHA-256 of its weights."""
-    stage = run.clusterings()[-1]
-    return {"stage": stage, "sha256": files.sha256(run.folder(stage) / "weights.npz")}
+    """What tells the last clustering from others: its stage, and the SHA-256 of its weights.
+
+    Where it was corrected, of the corrected classifier; see `corrected`.
+    """
+    found = corrected.load(run)
+    if found is not None:
+        return {"stage": corrected.NAME, "sha256": found.digest}
+    return corrected.own_weights(run)
 
 
 def _number(key: Any) -> int:
