@@ -39,7 +39,7 @@ function say(text, { bad = false } = {}) {
   const says = $("says");
   says.textContent = text;
   says.classList.toggle("bad", bad);
-  says.classList.add("shown");
+  says.classList.toggle("shown", text !== "");
   clearTimeout(quiet);
   quiet = setTimeout(() => says.classList.remove("shown"), bad ? 8000 : 3000);
 }
@@ -427,11 +427,13 @@ function showNotes() {
 }
 
 try {
+  const plane = bytes("/api/points");
+  plane.catch(() => {}); // told where it is waited for
   grid = newGrid($("grid"), { source: thumb, decorate, chosen: chose, open: enlarge });
   await fetched();
   document.body.classList.toggle("pixels", state.side && state.side <= 32);
   map = newMap($("canvas"), {
-    points: points = new Float32Array(await bytes("/api/points")),
+    points: points = new Float32Array(await plane),
     groupOf: () => images.group, colour, listed: () => listed, selected: () => grid.selected, hover, open: enlarge,
     says: (row) => say(`image ${row}, ${nameOf(images.group[row])}, confidence ${percent(images.confidence[row])}`),
     select(rows, more) {

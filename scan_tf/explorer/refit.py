@@ -31,7 +31,7 @@ _TAUGHT = 10_000
 _MOST_LEFT_OUT = 0.2
 # L2 penalty on the kernel, for features of unit variance; steps at most, and the relative decrease
 # of the loss at which they end.
-_PENALTY, _STEPS, _SMALL = 1e-7, 200, 1e-7
+_PENALTY, _STEPS, _SMALL = 1e-7, 100, 1e-7
 # Probabilities below this are as good as none.
 _TINY = 1e-8
 
