@@ -145,7 +145,7 @@ def test_name_merge_split_move_undo_and_reload(browser, fresh, screen):
 
 
 @SCREENS
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_axe_finds_nothing(browser, fresh, screen, dark):
     with served(fresh) as (_, client):
         page = Page(browser, client.keys.address, screen, dark)
@@ -263,6 +263,7 @@ def test_the_tiles_in_sight_are_all_that_there_are(browser, run):
     with served(run) as (_, client):
         page = Page(browser, client.keys.address, PHONE)
         assert 10 < page.get("document.querySelectorAll('.tile').length") < 80
+        page.until("document.body.classList.contains('pixels')")
         page.press("End")
         last = page.get("explorer.grid.rows.at(-1)")
         assert page.get("explorer.grid.cursor") == last

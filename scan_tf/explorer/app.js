@@ -431,7 +431,10 @@ try {
   plane.catch(() => {}); // told where it is waited for
   grid = newGrid($("grid"), { source: thumb, decorate, chosen: chose, open: enlarge });
   await fetched();
-  document.body.classList.toggle("pixels", state.side && state.side <= 32);
+  // Of small images every pixel is to be seen; load events are caught on their way down.
+  $("grid").addEventListener("load", (event) => {
+    document.body.classList.toggle("pixels", event.target.naturalWidth <= 32);
+  }, { capture: true, once: true });
   map = newMap($("canvas"), {
     points: points = new Float32Array(await plane),
     groupOf: () => images.group, colour, listed: () => listed, selected: () => grid.selected, hover, open: enlarge,

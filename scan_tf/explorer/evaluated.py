@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from scan_tf.data.decoding import Limits, size_of
-from scan_tf.data.image_set import ImageSet
-from scan_tf.errors import StageError
+from scan_tf.data.decoding import Limits
+from scan_tf.data.image_set import ImageSet, Split
+from scan_tf.errors import DataError, StageError
 from scan_tf.evaluation import assignments
 from scan_tf.explorer.pictures import Pictures
 from scan_tf.features.rows import unit
@@ -52,7 +51,6 @@ class Evaluated:
         files = [root / path for path in self.paths] if self.found.are_files else None
         limits = Limits(data.max_megapixels, data.decode_mib)
         self.pictures = Pictures(files, self._images, limits)
-        self.side = self._side(files)
 
     def reread(self) -> None:
         """Read what may have been written again."""
@@ -114,17 +112,8 @@ class Evaluated:
             return None
         return found.class_names[int(found.labels[row])]
 
-    def _side(self, files: Sequence[Path] | None) -> int | None:
-        """The shorter side of the first image in pixels, where no image has to be read for it."""
-        if files is None:
-            known = self.run.record("pretext").result.get("image_facts") or {}
-            return known.get("size")
-        try:
-            return min(size_of(files[0]))
-        except OSError:
-            return None
-
     def _images(self) -> ImageSet:
-        from scan_tf.pipeline import evaluate  # loads TensorFlow, which most looking goes without
-
-        return evaluate.images_of(self.run, self.split)
+        found = self.run.images(cast(Split, self.split))
+        if found is None:
+            raise DataError(f"{self.name}: there is no split '{self.split}' any more.")
+        return found

@@ -151,6 +151,8 @@ def _below(
     if not none.any():
         return None
     below = refit.threshold(confidence, none, before)
+    if below == before:
+        return None
     count = int(none.sum())
     images = "1 image that was" if count == 1 else f"{count:,} images that were"
     return below, f"by {images} said to be none of the kinds"

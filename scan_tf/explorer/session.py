@@ -100,7 +100,6 @@ class Session:
                 "undo": corrections.undoes,
                 "redo": corrections.redoes,
                 "notes": self.notes,
-                "side": self.images.side,
                 "hasDistance": self.images.found.distance is not None,
                 "exported": self.run.record("export").is_done,
                 "root": str(self.run.root),

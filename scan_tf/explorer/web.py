@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from scan_tf.errors import DataError, ScanError
+from scan_tf.errors import ScanError
 from scan_tf.explorer.guard import Guard, Keys
 from scan_tf.explorer.session import Session, Stale
 
@@ -63,7 +63,7 @@ def application(session: Session, keys: Keys) -> Starlette:
                 return _error(404, f"there are {session.num_images} images")
             try:
                 return Response(make(row), media_type="image/webp", headers=_KEEP)
-            except DataError as error:
+            except (ScanError, OSError) as error:
                 _log.warning("%s", error)
                 return _error(404, "the file of the image is gone or damaged")
 
