@@ -8,6 +8,7 @@ setup(
     package_data={
         "*": ["py.typed"],
         "scan_tf.evaluation": ["*.html", "*.css", "*.js"],
+        "scan_tf.explorer": ["*.html", "*.css", "*.js", "*.svg"],
         "scan_tf.recipes": ["*.yaml"],
     },
 )

@@ -23,7 +23,7 @@ import pytest
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 _KEYS = {
     "Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "Left": "\ue012", "Up": "\ue013",
-    "Right": "\ue014", "Down": "\ue015",
+    "Right": "\ue014", "Down": "\ue015", "End": "\ue010",
 }  # fmt: skip
 
 
@@ -37,11 +37,15 @@ class Browser:
 
     def open(self, path: Path, *, width: int, height: int, dark: bool = False) -> None:
         """Show a file in a window of so many CSS pixels; below 600 it is that of a phone."""
+        self.visit(path.resolve().as_uri(), width=width, height=height, dark=dark)
+
+    def visit(self, address: str, *, width: int, height: int, dark: bool = False) -> None:
+        """Show an address in a window as `open` does."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 2 if width < 600 else 1}
         self.devtools("Emulation.setDeviceMetricsOverride", **screen, mobile=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", features=[scheme])
-        self._ask("POST", "/url", {"url": path.resolve().as_uri()})
+        self._ask("POST", "/url", {"url": address})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What the body of a function returns in the page; promises are waited for."""
@@ -75,6 +79,15 @@ class Browser:
         actions = [moves[0], {"type": "pointerDown"}, *moves[1:], {"type": "pointerUp"}]
         finger = {"type": "pointer", "id": "finger", "parameters": {"pointerType": "touch"}}
         self._ask("POST", "/actions", {"actions": [{**finger, "actions": actions}]})
+
+    def drag(self, *places: tuple[float, float]) -> None:
+        """Press the mouse at the first place in the window, move it along, and let go."""
+        moves = [{"type": "pointerMove", "x": round(x), "y": round(y), "duration": 50}
+                 for x, y in places]  # fmt: skip
+        down, up = ({"type": kind, "button": 0} for kind in ("pointerDown", "pointerUp"))
+        actions = [moves[0], down, *moves[1:], up]
+        mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}}
+        self._ask("POST", "/actions", {"actions": [{**mouse, "actions": actions}]})
 
     def picture(self, path: Path) -> None:
         """Save what the window shows as PNG."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from scan_tf import __version__, files, signals
 from scan_tf.cli import arguments as shared
-from scan_tf.cli import hand_over, look, share, stages
+from scan_tf.cli import explore, hand_over, look, share, stages
 from scan_tf.errors import Interrupted, ScanError
 from scan_tf.writing import Writing
 
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     stages.add(commands)
     hand_over.add(commands)
     look.add(commands)
+    explore.add(commands)
     share.add(commands)
     return parser
 

@@ -71,7 +71,12 @@ class Budget:
 
 
 def decode(
-    path: str | Path, size: int | None = None, *, limits: Limits | None = None, budget: Budget
+    path: str | Path,
+    size: int | None = None,
+    *,
+    limits: Limits | None = None,
+    budget: Budget,
+    coarse: bool = False,
 ) -> np.ndarray:
     """A file as uint8 [H, W, 3], upright, on white.
 
@@ -82,6 +87,8 @@ def decode(
             this side; a JPEG is decoded at a fraction of its size.
         limits: how many pixels there may be.
         budget: the memory that all threads share.
+        coarse: for looking at alone: a JPEG of any number of pixels is decoded at a fraction of its
+            size, to no less than `size`.
 
     Raises:
         DataError: it is no regular file, of no format that is read, too large, or damaged.
@@ -98,7 +105,7 @@ def decode(
                     f"data.max_megapixels = {limits.megapixels:g}"
                 )
             with budget.taking(_DECODED * pixels + _CONVERTED * min(pixels, _LARGE)):
-                return _decoded(image, size)
+                return _decoded(image, size, coarse)
     # Pillow reports broken files by many kinds of exceptions; all mean the same to a user.
     except Exception as error:
         raise DataError(f"{path}: cannot be read as an image ({error}).") from error
@@ -125,11 +132,11 @@ def is_twelve_bits(path: str | Path) -> bool | None:
         return None
 
 
-def _decoded(image: Any, size: int | None) -> np.ndarray:
+def _decoded(image: Any, size: int | None, coarse: bool) -> np.ndarray:
     from PIL import ImageOps
 
     is_large = size is not None and math.prod(image.size) > _LARGE
-    if is_large and image.format in ("JPEG", "MPO"):
+    if size is not None and (is_large or coarse) and image.format in ("JPEG", "MPO"):
         image.draft(None, (size, size))
     image.load()
     with contextlib.suppress(Exception):

@@ -62,6 +62,8 @@ class Report(TypedDict):
     kept_because: str | None
     scan: dict[str, Any] | None
     selflabel: dict[str, Any] | None
+    # Of the classifier that somebody has corrected; None: nobody has.
+    corrected: dict[str, Any] | None
     # What somebody who looks at the clustering should be warned of, in sentences.
     warnings: list[str]
     # When the last clustering says "none of these", see `abstention.summary`; None: never.
@@ -81,6 +83,7 @@ def write(
     points: np.ndarray,
     root: Path | None = None,
     compared: tuple[Reference, np.ndarray] | None = None,
+    below: tuple[float, str] | None = None,
 ) -> Report:
     """Score the clusterings, and write `report.json`, tables and pictures.
 
@@ -95,6 +98,7 @@ def write(
         root: the folder of the images, to which their paths are given.
         compared: the images of the last clustering with those that were learned from, and the
             distance float32 [N] of each; None: nothing is said of outliers.
+        below: the confidence below which an image is none of the kinds, and how it was chosen.
 
     Returns:
         The report.
@@ -106,7 +110,8 @@ def write(
     last, skipped = clusterings[-1], len(images.skipped)
     if compared is not None:
         reference, distance = compared
-        report["abstain"] = _abstain(images, last, scores[last.name], config.abstain, compared)
+        chosen = below or abstention.threshold(scores[last.name]["coverage"], config.abstain)
+        report["abstain"] = _abstain(images, last, scores[last.name], compared, chosen)
         abstention.write_outliers(folder, rows, distance, reference.far)
     seen = {"num_clusters": last.probs.shape[1], "skipped": skipped}
     report["warnings"] = [
@@ -204,19 +209,13 @@ def _abstain(
     images: ImageSet,
     clustering: Clustering,
     scores: Mapping[str, Any],
-    wanted: float | None,
     compared: tuple[Reference, np.ndarray],
+    chosen: tuple[float, str],
 ) -> dict[str, Any]:
     """When the clustering says "none of these", and what that leaves."""
-    below, how = abstention.threshold(scores["coverage"], wanted)
-    return abstention.summary(
-        clustering.confidence,
-        compared[1],
-        _correct(images, clustering, scores),
-        below=below,
-        how=how,
-        far=compared[0].far,
-    )
+    correct, (reference, distance) = _correct(images, clustering, scores), compared
+    told: dict[str, Any] = {"below": chosen[0], "how": chosen[1], "far": reference.far}
+    return abstention.summary(clustering.confidence, distance, correct, **told)
 
 
 def _draw_charts(

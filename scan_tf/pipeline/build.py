@@ -12,6 +12,7 @@ from scan_tf.models.backbone import Backbone
 from scan_tf.models.heads import ClusterHeads
 from scan_tf.models.heads import new_heads as linear_heads
 from scan_tf.models.weights import load_weights
+from scan_tf.pipeline import corrected
 from scan_tf.pipeline.run_dir import Run
 
 
@@ -71,6 +72,15 @@ def calibrated_clusters(run: Run, stage: str) -> tuple[Backbone, Any]:
     """`trained_clusters` with the temperature in the head: what is handed out of the run."""
     network, heads = trained_clusters(run, stage)
     return network, heads.cooled(temperature(run, stage))
+
+
+def shown_clusters(run: Run) -> tuple[Backbone, Any]:
+    """What is handed out of the run: the last clustering, or what corrections have made of it."""
+    stage, found = run.clusterings()[-1], corrected.load(run, warn=True)
+    if found is None:
+        return calibrated_clusters(run, stage)
+    network, _ = trained_clusters(run, stage)
+    return network, ClusterHeads.linear(found.kernel, found.bias)
 
 
 def new_clustering(

@@ -48,8 +48,13 @@ def store(
 
 def load(run: Run) -> Doubt | None:
     """What the evaluation of the run found; None where there is none, or it is an older one's."""
-    path = run.folder("evaluate") / FILE
-    if not run.record("evaluate").is_done or not path.exists():
+    return read(run.folder("evaluate")) if run.record("evaluate").is_done else None
+
+
+def read(folder: Path) -> Doubt | None:
+    """What the evaluation in a folder found; None where it found nothing."""
+    path = folder / FILE
+    if not path.exists():
         return None
     arrays, facts = files.read_npz(path)
     return Doubt(arrays["bank"], facts["far"], facts["below"], facts["how"])

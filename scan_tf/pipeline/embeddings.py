@@ -27,12 +27,13 @@ class Embeddings:
 
     Attributes:
         features: float32 [N,D] of the backbone of the last clustering.
-        probs: float32 [N,C], its cluster probabilities.
+        probs: float32 [N,C], its cluster probabilities, as corrected where somebody has done so.
         points: float32 [N,2], the images in the plane.
         distance: float32 [N] from the images that were learned from, or None.
         labels: int64 [N] into `class_names`, or None.
         class_names: of the labels.
         are_files: whether the images came from files, so that their paths lead somewhere.
+        own_probs: float32 [N,C'], the probabilities before corrections; None where `probs` are.
     """
 
     features: np.ndarray
@@ -42,6 +43,7 @@ class Embeddings:
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     are_files: bool
+    own_probs: np.ndarray | None = None
 
 
 def store(
@@ -50,13 +52,17 @@ def store(
     clustering: Clustering,
     points: np.ndarray,
     distance: np.ndarray | None,
+    *,
+    own_probs: np.ndarray | None = None,
 ) -> None:
-    """Keep what was found of the images in the folder of their evaluation."""
+    """Keep what was found of the images in the folder of their evaluation; see `Embeddings`."""
     arrays = {"features": clustering.features, "probs": clustering.probs, "points": points}
     if distance is not None:
         arrays["distance"] = distance
     if images.labels is not None:
         arrays["labels"] = images.labels
+    if own_probs is not None:
+        arrays["own_probs"] = own_probs
     manifest = {"class_names": list(images.class_names), "are_files": images.paths is not None}
     files.write_npz(folder / FILE, arrays, manifest)
 
@@ -96,6 +102,7 @@ def load(folder: Path) -> Embeddings:
         labels=arrays.get("labels"),
         class_names=tuple(manifest["class_names"]),
         are_files=manifest["are_files"],
+        own_probs=arrays.get("own_probs"),
     )
 
 

@@ -30,6 +30,7 @@ from scan_tf.methods.task import Pretext
 from scan_tf.models.backbone import Backbone
 from scan_tf.pipeline import (
     build,
+    corrected,
     doubt,
     embeddings,
     feature_scores,
@@ -60,8 +61,11 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
     for stage in run.clusterings():
         network, clustering = _clustering(run, stage, images)
         clusterings.append(clustering)
+    by_hand, own = corrected.load(run, warn=True), clusterings[-1]
+    if by_hand is not None:
+        clusterings.append(corrected.clustering(by_hand, split, own.features))
     clusterings[-1] = dataclasses.replace(
-        clusterings[-1], names=names.listed(given, run.num_clusters)
+        clusterings[-1], names=names.listed(given, clusterings[-1].probs.shape[1])
     )
     # Where the clustering was imported there is no pretext.
     pretext = build.trained_pretext(run) if run.is_done("pretext") else None
@@ -79,12 +83,14 @@ def run(run: Run, split: str | None = None) -> dict[str, Any]:
         curves={s: read_metrics(run.sealed(s, "metrics.jsonl")) for s in STAGES},
         points=points,
         compared=compared,
+        below=None if by_hand is None else by_hand.below,
     )
     if run.keeps_embeddings:
-        embeddings.store(folder, images, last, points, distance)
+        own_probs = None if by_hand is None else own.probs
+        embeddings.store(folder, images, last, points, distance, own_probs=own_probs)
     doubt.store(folder, compared, found["abstain"])
     result_page.write(run, images, last, points, folder, distance=distance)
-    print(report.table(found, labels()))
+    print(report.table(found, labels() | {corrected.NAME: f"+ {corrected.LABEL}"}))
     return {"split": split}
 
 
@@ -166,6 +172,7 @@ def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
         "kept_because": last.result.get("why"),
         "scan": None,
         "selflabel": None,
+        "corrected": None,
         "warnings": list(records["scan"].result.get("warnings", [])),
         "abstain": None,
         "wall_time_s": {s: r.wall_time_s if r.has_begun else None for s, r in records.items()},
@@ -231,28 +238,13 @@ def score(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]
         )
         if found:
             scores |= _main_scores(found, scores["neighbor_features"], images)
-    bar = _bar(run, "k-means on pixels")
-    on_pixels = probes.kmeans_scores(
-        probes.thumbnails(train.images),
-        probes.thumbnails(images.images),
-        images.labels,
-        **how,
-        progress=bar,
-    )
-    bar = _bar(run, "k-means on colours")
-    on_colors = probes.kmeans_scores(
-        probes.color_histograms(train.images),
-        probes.color_histograms(images.images),
-        images.labels,
-        **how,
-        progress=bar,
-    )
-    return {
-        "pretext": scores,
-        "kmeans_features": on_features,
-        "kmeans_pixels": on_pixels,
-        "kmeans_colors": on_colors,
-    }
+    told: dict[str, Any] = {}
+    for name, rows in (("pixels", probes.thumbnails), ("colors", probes.color_histograms)):
+        bar = _bar(run, f"k-means on {'colours' if name == 'colors' else name}")
+        sides = rows(train.images), rows(images.images)
+        found = probes.kmeans_scores(*sides, images.labels, **how, progress=bar)
+        told[f"kmeans_{name}"] = found
+    return {"pretext": scores, "kmeans_features": on_features, **told}
 
 
 def _scored_once(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]:

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from scan_tf.errors import MissingDataError, StageError
-from scan_tf.pipeline import build, doubt, features, formats, model_card, names, savedmodel
+from scan_tf.pipeline import (
+    build,
+    corrected,
+    doubt,
+    features,
+    formats,
+    model_card,
+    names,
+    savedmodel,
+)
 from scan_tf.pipeline.run_dir import Run
 
 _CHECKED = 64
@@ -26,12 +35,14 @@ def run(run: Run) -> dict[str, Any]:
             "clusters are in eval/assignments.csv."
         )
     stage, folder = run.clusterings()[-1], run.folder("export")
-    backbone, heads = build.calibrated_clusters(run, stage)
+    backbone, heads = build.shown_clusters(run)
     listed, doubts = names.listed(names.read(run), heads.num_clusters), doubt.load(run)
     card = model_card.text(run, stage, listed, doubts, image_size=backbone.image_size)
     savedmodel.save(folder, backbone, heads, names=listed, doubt=doubts, card=card)
     checked = savedmodel.check(folder, backbone, heads, _images(run))
-    return {"weights_of": stage, **checked}
+    found = corrected.load(run)
+    corrections = {} if found is None else {"corrections": found.facts}
+    return {"weights_of": stage, **corrections, **checked}
 
 
 def convert(run: Run, name: str) -> Path:

@@ -161,7 +161,7 @@ def fit(
         assert run.num_clusters  # noqa: S101 - raises where it is not known
         for stage in up_to("evaluate"):
             stages.run_stage(run, stage)
-        backbone, heads = build.calibrated_clusters(run, run.clusterings()[-1])
+        backbone, heads = build.shown_clusters(run)
         return Fitted(run, backbone, heads, dict(evaluate.read_report(run)))
 
 

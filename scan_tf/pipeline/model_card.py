@@ -9,7 +9,7 @@ from typing import Any
 from scan_tf import __version__
 from scan_tf.evaluation import assignments
 from scan_tf.evaluation.text import markdown, percent
-from scan_tf.pipeline import reports
+from scan_tf.pipeline import corrected, reports
 from scan_tf.pipeline.doubt import Doubt
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES
@@ -39,7 +39,7 @@ def text(run: Run, stage: str, names: list[str], doubt: Doubt | None, *, image_s
         "## How it was made",
         _making(run, stage, report),
         "## How good it is",
-        _scores(stage, report),
+        _scores(stage if corrected.load(run) is None else corrected.NAME, report),
         "## None of these",
         _abstaining(doubt, report),
         "## Use",
@@ -85,6 +85,12 @@ def _making(run: Run, stage: str, report: dict[str, Any] | None) -> str:
             "images: their licence and their biases hold here too"
         )
     lines.append(f"- clustering: `{config.scan.name}`, weights of the stage `{stage}`")
+    if (found := corrected.load(run)) is not None:
+        lines.append(
+            f"- then corrected by hand: {found.facts['said']:,} images were put into a cluster, "
+            f"{found.facts['none']:,} were said to be none of the kinds; a linear head on the "
+            "features was fitted with that"
+        )
     lines.append(f"- seed {config.seed}, clustering seed {config.clustering_seed}")
     if report is not None:
         lines.append(f"- looked at: {report['num_images']:,} images of the {report['split']} split")
@@ -100,13 +106,22 @@ def _scores(stage: str, report: dict[str, Any] | None) -> str:
         return (
             f"There are no labels to tell. Mean confidence: {percent(found['mean_confidence'])} %."
         )
-    rows = [("k-means on pixels", report["kmeans_pixels"]), (STAGES[stage].label, found)]
+    rows = [("k-means on pixels", report["kmeans_pixels"]), (_label(stage), found)]
     keys = ("acc", "nmi", "ari")
     cells = [(name, *(percent(s[key]) for key in keys)) for name, s in rows]
     return markdown(("", "ACC", "NMI", "ARI"), cells) + (
         f"\n\nIn percent, on {report['num_images']:,} images of the {report['split']} split, whose "
         "labels were used for the scores alone."
+        + (
+            " Images that were put into a cluster by hand count as that."
+            if stage == corrected.NAME
+            else ""
+        )
     )
+
+
+def _label(clustering: str) -> str:
+    return corrected.LABEL if clustering == corrected.NAME else STAGES[clustering].label
 
 
 def _abstaining(doubt: Doubt | None, report: dict[str, Any] | None) -> str:

@@ -16,6 +16,7 @@ import yaml
 from scan_tf import files
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.evaluation.text import cell
+from scan_tf.pipeline import corrected
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.settings import reading
 
@@ -44,7 +45,7 @@ def read(run: Run) -> dict[int, str]:
         raise DataError(
             f"{path}: damaged ({error!r}). Mend it, or remove it and give the names anew."
         ) from error
-    if weights != _weights(run):
+    if weights != weights_of(run):
         _log.warning(
             "%s: left out %s, which were given to the clusters of other weights.",
             *(path, ", ".join(f"{c}={name}" for c, name in found.items()) or "no names"),
@@ -55,7 +56,7 @@ def read(run: Run) -> dict[int, str]:
 
 def write(run: Run, names: Mapping[int, str]) -> None:
     """Write the names of the last clustering; raises as `read`."""
-    tree = {"weights": _weights(run), "names": dict(sorted(names.items()))}
+    tree = {"weights": weights_of(run), "names": dict(sorted(names.items()))}
     text = _HEAD + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     files.write_text(run.root / FILE, text)
 
@@ -97,13 +98,18 @@ def checked(name: Any) -> str:
     return text
 
 
+def weights_of(run: Run) -> dict[str, str]:
+    """What tells the last clustering from others: its stage, and the SHA-256 of its weights.
+
+    Where it was corrected, of the corrected classifier; see `corrected`.
+    """
+    found = corrected.load(run)
+    if found is not None:
+        return {"stage": corrected.NAME, "sha256": found.digest}
+    return corrected.own_weights(run)
+
+
 def _number(key: Any) -> int:
     if not isinstance(key, int) or isinstance(key, bool) or key < 0:
         raise ValueError(f"expected the number of a cluster, got {key!r}")
     return key
-
-
-def _weights(run: Run) -> dict[str, str]:
-    """What tells the last clustering from others."""
-    stage = run.clusterings()[-1]
-    return {"stage": stage, "sha256": files.sha256(run.folder(stage) / "weights.npz")}

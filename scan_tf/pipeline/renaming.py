@@ -9,6 +9,7 @@ from scan_tf.errors import MissingDataError
 from scan_tf.evaluation import assignments
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.pipeline import (
+    corrected,
     embeddings,
     evaluate,
     export,
@@ -61,11 +62,13 @@ def _make_again(run: Run, evaluated: Sequence[Path], listed: Sequence[str]) -> N
     if run.record("export").is_done:
         with run.working("export") as result:
             result.update(export.run(run))
-    stage = run.clusterings()[-1]
+    stage, label = run.clusterings()[-1], ""
+    if corrected.load(run) is not None:
+        stage, label = corrected.NAME, corrected.LABEL
     for folder in evaluated:
         found = embeddings.load(folder)
         clustering = Clustering(
-            stage, STAGES[stage].label, found.probs, found.features, names=listed
+            stage, label or STAGES[stage].label, found.probs, found.features, names=listed
         )
         images = evaluate.images_of(run, reports.read(run, folder)["split"])
         result_page.write(run, images, clustering, found.points, folder, distance=found.distance)

@@ -15,7 +15,7 @@ from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.page_data import StageFacts
 from scan_tf.features import neighbors
 from scan_tf.files import read_metrics
-from scan_tf.pipeline import reports
+from scan_tf.pipeline import corrected, reports
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES, labels
 
@@ -52,6 +52,7 @@ def write(
         outliers = abstention.outliers(distance, abstain["far"])
     shown = labels()
     scored = _BASELINES | {stage: shown[stage] for stage in run.clusterings()}
+    scored |= {corrected.NAME: f"+ {corrected.LABEL}"}
     mined = None
     if images.split == "train" and run.is_done("neighbors"):
         mined = neighbors.load(run.sealed("neighbors", "train.npz"))
