@@ -69,7 +69,8 @@ def load(
         facts: as `fill` returned them.
 
     Raises:
-        DataError: there is no room for the images, or a file of the cache is damaged.
+        StageError: there is no room for the images.
+        DataError: a file of the cache is damaged.
     """
     held = {"never": True, "always": False, "auto": fits_in_memory(count, size)}
     if held[config.streaming]:
@@ -249,22 +250,16 @@ class _File:
 
 @contextlib.contextmanager
 def _written(path: Path, size: int) -> Iterator[_File]:
-    try:
-        with open(path, "wb") as file:
-            file.seek(_HEADER)
-            sink = _File(file)
-            yield sink
-            file.flush()
-            file.seek(0)
-            shape = (sink.count, size, size, 3)
-            facts = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, facts)
-            assert file.tell() == _HEADER  # noqa: S101 - of our own making
-    except OSError as error:
-        raise DataError(
-            f"{path.parent.parent}: the decoded images cannot be stored there ({error.strerror}). "
-            "Make room, let data.cache name another folder, or lower data.image_size."
-        ) from error
+    with open(path, "wb") as file:
+        file.seek(_HEADER)
+        sink = _File(file)
+        yield sink
+        file.flush()
+        file.seek(0)
+        shape = (sink.count, size, size, 3)
+        facts = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, facts)
+        assert file.tell() == _HEADER  # noqa: S101 - of our own making
 
 
 def _existing(path: Path) -> Path:

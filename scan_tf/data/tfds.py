@@ -47,15 +47,8 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
         ConfigError: tensorflow-datasets has no such set, or it holds no images.
         MissingDataError: the set is not prepared on this machine.
     """
-    builder_name = config.name.removeprefix("tfds:")
-    return load_set(
-        builder_name,
-        config,
-        split,
-        name=config.name,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
+    builder, mean, std = config.name.removeprefix("tfds:"), IMAGENET_MEAN, IMAGENET_STD
+    return load_set(builder, config, split, name=config.name, mean=mean, std=std)
 
 
 def load_set(
