@@ -13,7 +13,16 @@ from scan_tf.augment import host, policies
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError, NothingLearned, WithoutSelfLabel
 from scan_tf.features import approximate
-from scan_tf.pipeline import evaluate, features, savedmodel, sizes, status, summary
+from scan_tf.pipeline import (
+    decided,
+    deciding,
+    evaluate,
+    features,
+    savedmodel,
+    sizes,
+    status,
+    summary,
+)
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES, is_left_out
 from scan_tf.writing import Writing
@@ -66,6 +75,7 @@ def check(run: Run) -> None:
             maker.make(name, config.augment, size=train.image_size, mean=train.mean)
         except ConfigError as error:
             raise ConfigError(f"{stage}.{error}") from error
+    deciding.check(run)
     savedmodel.check_place(run.folder("export"))
 
 
@@ -101,10 +111,14 @@ def run_stage(run: Run, stage: str) -> None:
         print(f"{stage}: left out, because {stage}.epochs is 0.")
         return
     run.write_config()
+    if stage == "scan":
+        deciding.decide(run)
     print(f"{stage}: {STAGES[stage].title}")
     module = importlib.import_module(f"{__package__}.{stage}")
     with run.working(stage) as result:
         keras.utils.set_random_seed(run.seed(stage))
+        if stage == "scan" and decided.is_open(run):
+            result["num_clusters"] = run.num_clusters
         result.update(module.run(run))
         result["peak_memory_mib"] = machine.peak_memory_mib()
         if run.finish == stage:
