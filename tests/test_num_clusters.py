@@ -99,6 +99,28 @@ CURVES = {way: Curve((0.3, 0.5, 0.6), (0.01, 0.02, 0.03)) for way in list(SAID)[
 FOUND = Estimate(4, 4, 5, SAID, (3, 4, 5), CURVES, (50, 30, 20), 100, groups=True)
 
 
+@pytest.mark.parametrize(
+    ("said", "taken", "alike"),
+    [
+        ((10, 10, 10, 36), 10, (10, 10)),
+        ((3, 6, 6, 6), 6, (3, 6)),
+        ((2, 6, 7, 7), 6, (6, 7)),
+        ((5, 7, 5, 10), 6, (5, 10)),
+        ((4, 9, 4, 9), 6, (4, 9)),
+    ],
+)
+def test_the_middle_is_taken_and_an_outlier_is_not_believed(rng, monkeypatch, said, taken, alike):
+    scores = [Curve(tuple(float(k == way) for k in range(2, 11)), (0.0,) * 9) for way in said[:3]]
+    curves = dict(zip(num_clusters._ALIKE, scores, strict=True))
+    sizes = [np.array([50, 50])] * 9
+    monkeypatch.setattr(num_clusters, "_curves", lambda *_: (curves, sizes))
+    monkeypatch.setattr(num_clusters, "_parts", lambda *_: said[3])
+    found = estimate(rng.standard_normal((100, 4)), high=10)
+    assert (found.num_clusters, (found.low, found.high)) == (taken, alike)
+    assert list(found.said.values()) == list(said)
+    assert found.groups
+
+
 def test_what_looks_alike_is_said():
     ways = (
         ", the middle of 3 by what comes back in other images, 5 by how compact clusters are, 4 by "

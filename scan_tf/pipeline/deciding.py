@@ -56,8 +56,8 @@ def decide(run: Run) -> None:
     except DataError as error:
         raise DataError(f"scan.num_clusters: auto, but {error} Set it to a number.") from error
     tree = as_tree(found, run.config.scan.name)
-    decided.write(run, tree)
     draw(run.folder("neighbors") / PICTURE, tree)
+    decided.write(run, tree)
     print(f"  {found.sentence}")
     if tree["unequal"]:
         print(f"  {tree['unequal']}")
@@ -110,6 +110,6 @@ def draw(path: Path, found: Mapping[str, Any]) -> None:
         series,
         xlabel="clusters",
         ylabel="beyond features without groups, share of the best",
-        title=f"{found['num_clusters']} clusters (in the middle: {low} to {high})",
+        title=f"{found['num_clusters']} clusters, of {low} to {high} that look alike",
         log_x=True,
     )
