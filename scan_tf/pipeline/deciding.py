@@ -106,10 +106,9 @@ def draw(path: Path, found: Mapping[str, Any]) -> None:
     low, high = found["range"]
     charts.series(
         path,
-        [point["num_clusters"] for point in points],
+        [str(point["num_clusters"]) for point in points],
         series,
         xlabel="clusters",
         ylabel="beyond features without groups, share of the best",
         title=f"{found['num_clusters']} clusters, of {low} to {high} that look alike",
-        log_x=True,
     )
