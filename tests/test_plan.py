@@ -149,6 +149,15 @@ def test_batches_are_fitted_to_few_images():
     assert (kept.pretext.batch_size, kept.scan.batch_size) == (32, 100)
 
 
+@pytest.mark.parametrize(
+    ("count", "said"), [(1, "there is only 1 image"), (3, "are only 3 images")]
+)
+def test_too_few_images_for_any_clustering_are_refused(count, said):
+    with pytest.raises(DataError, match=f"{said} to learn from, expected at least 4"):
+        sizes.check_count(count)
+    sizes.check_count(4)
+
+
 def test_neighbors_are_fitted_to_few_images():
     fitted, notes = sizes.fitted(SETTINGS, 16)
     assert (fitted.neighbors.k, fitted.neighbors.k_validation) == (4, 5)

@@ -11,6 +11,9 @@ from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.methods import catalog
 from scan_tf.pipeline.stage import TRAINED
 
+# Fewer cannot be parted into batches with neighbours.
+LEAST_IMAGES = 4
+
 
 def learning(config: Config, stage: str, num_images: int) -> int:
     """How many of the training images a stage learns from."""
@@ -55,6 +58,16 @@ def fitted(
             config, neighbors=dataclasses.replace(config.neighbors, **fewer)
         )
     return config, notes
+
+
+def check_count(num_images: int) -> None:
+    """Raise DataError where there are too few images for any clustering."""
+    if num_images < LEAST_IMAGES:
+        are = "is only 1 image" if num_images == 1 else f"are only {num_images} images"
+        raise DataError(
+            f"there {are} to learn from, expected at least {LEAST_IMAGES}; about 20 of each kind "
+            "are a beginning. Give a folder with more of them."
+        )
 
 
 def check(config: Config, num_images: int, num_test: int | None) -> None:

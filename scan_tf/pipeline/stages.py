@@ -55,6 +55,7 @@ def begin(run: Run) -> None:
     """
     if run.is_done("pretext"):
         return
+    sizes.check_count(len(run.train_images))
     for line in summary.lines(run, evaluate.images_of(run, evaluate.evaluated_split(run))):
         print(line)
     check(run)
@@ -63,6 +64,8 @@ def begin(run: Run) -> None:
 def check(run: Run) -> None:
     """Refuse now what a later stage would refuse, after hours of training; raises as `begin`."""
     config, train, test = run.config, run.train_images, run.images("test")
+    sizes.check_count(len(train))
+    deciding.check(run)
     features.check(config)
     sizes.check(config, len(train), None if test is None else len(test))
     if config.neighbors.index == "hnsw":
@@ -75,7 +78,6 @@ def check(run: Run) -> None:
             maker.make(name, config.augment, size=train.image_size, mean=train.mean)
         except ConfigError as error:
             raise ConfigError(f"{stage}.{error}") from error
-    deciding.check(run)
     savedmodel.check_place(run.folder("export"))
 
 
