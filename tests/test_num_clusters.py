@@ -52,6 +52,8 @@ def test_the_same_seed_gives_the_same_answer_wherever_the_features_lie(rng):
     found = estimate(rows, high=5, seed=3)
     assert estimate(rows, high=5, seed=3) == found
     assert estimate(rows, high=5, seed=4).curves != found.curves
+    wider = estimate(rows, high=6, seed=3)
+    assert wider.curves["silhouette"].scores[:4] == found.curves["silhouette"].scores
     assert estimate(7 * rows + 100, high=5, seed=3).num_clusters == 4
 
 

@@ -45,8 +45,9 @@ def by_means(
         [K] in -1..1; and how many rows each of its clusters has.
     """
     halves, stability, compact, sizes = _halves(rows, random), [], [], []
+    base = int(random.integers(2**31))
     for k in numbers:
-        found = []
+        random, found = _of_number(base, k), []
         for half in halves:
             centers = means(rows[half], k, random).cluster_centers_
             found.append(((centers**2).sum(axis=1) - 2 * rows @ centers.T).argmin(axis=1))
@@ -66,9 +67,9 @@ def by_graph(rows: np.ndarray, numbers: Sequence[int], random: np.random.Generat
     halves, most = _halves(rows, random), max(numbers)
     spectra = [spectrum(rows[half], most)[1] for half in halves]
     nearest = [_nearest(rows[half], rows, _ASKED) for half in halves]
-    scores = []
+    scores, base = [], int(random.integers(2**31))
     for k in numbers:
-        found = []
+        random, found = _of_number(base, k), []
         for axes, near in zip(spectra, nearest, strict=True):
             clusters = means(unit(axes[:, :k]), k, random).labels_
             found.append(np.eye(k)[clusters][near].sum(axis=1).argmax(axis=1))
@@ -102,6 +103,11 @@ def means(rows: np.ndarray, k: int, random: np.random.Generator) -> Any:
     starts = min(_MOST_STARTS, max(_FEWEST_STARTS, _STARTS // k))
     seed = int(random.integers(2**31))
     return KMeans(k, n_init=starts, max_iter=_ITERATIONS, random_state=seed).fit(rows)
+
+
+def _of_number(base: int, k: int) -> np.random.Generator:
+    """Random numbers of its own for each number of clusters: which others are tried is the same."""
+    return np.random.default_rng([base, k])
 
 
 def _halves(rows: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

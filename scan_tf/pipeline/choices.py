@@ -13,7 +13,7 @@ from scan_tf import config as configs
 from scan_tf import machine
 from scan_tf.config import Config
 from scan_tf.models.pretrained import load_pretrained
-from scan_tf.pipeline import decided
+from scan_tf.pipeline import decided, plan
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.training.progress import duration
 
@@ -108,11 +108,12 @@ def lines(
         notes: dotted key -> why it is smaller than the recipe has it.
     """
     reasons = _reasons(run, recipe) | {choice.key: choice.reason for choice in made} | dict(notes)
-    tree = configs.to_dict(run.config)
+    tree, trained = configs.to_dict(run.config), plan.trained(run.config)
     yield "chosen (each can be set, such as scan.epochs=20):"
     for key, why in reasons.items():
         section, _, name = key.partition(".")
-        if name not in tree[section]:
+        idle = name == "batch_size" and section not in trained
+        if idle or name not in tree[section]:
             continue
         value = "auto" if _is_auto(run, key) else tree[section][name]
         yield f"  {key} = {value}: {'as you say' if key in given else why}"

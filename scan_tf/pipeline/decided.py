@@ -11,20 +11,40 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from scan_tf import files
+from scan_tf.config import Config
 from scan_tf.errors import StageError
 from scan_tf.pipeline import image_facts
-
-if TYPE_CHECKING:
-    from scan_tf.pipeline.run_dir import Run
+from scan_tf.pipeline.image_facts import ImageFacts
+from scan_tf.pipeline.record import Record
 
 FILE = "clusters.json"
 AUTO = "auto"
 # Seconds for so many images, and of how many at most.
 _SECONDS, _FOR, _MOST = 8.0, 1000, 3000
 _log = logging.getLogger(__name__)
+
+
+class Run(Protocol):
+    """What is asked of a run (`run_dir.Run`, which asks here how many clusters it has)."""
+
+    config: Config
+    root: Path
+
+    @property
+    def facts(self) -> ImageFacts:
+        """Of the training images."""
+
+    def folder(self, stage: str) -> Path:
+        """Of a stage."""
+
+    def record(self, stage: str) -> Record:
+        """Of a stage."""
+
+    def seed(self, stage: str) -> int:
+        """Of a stage."""
 
 
 def is_open(run: Run) -> bool:
