@@ -83,9 +83,10 @@ def fit(run: Run, budget_s: float, start: float, *, asked: bool = True) -> None:
         told = plan.whole(chosen, run.config, seen)
     run.config = chosen
     told["neighbors"] = told.get("neighbors", 0.0) + later
+    label = "--minutes" if asked else "--minutes is not given, so at most"
     left = {s: t for s, t in told.items() if not run.record(s).is_done}
     print(
-        f"--minutes {budget_s / 60:g}: {_epochs_of(run.config)}. Planned: about "
+        f"{label} {budget_s / 60:g}: {_epochs_of(run.config)}. Planned: about "
         f"{duration(spent + sum(left.values()))} in all, of which {duration(spent)} are over; then "
         f"{plan.in_parts(left)}"
     )
