@@ -39,6 +39,8 @@ _ALL_UP_TO, _STEP = 12, 1.15
 # The smallest number with so much of the best score is what a way says.
 _ALIKE = {"k-means, again": 0.95, "silhouette": 0.95, "graph, again": 1.0}
 _PARTS = "parts of the graph"
+# Clusters that agree so well in two halves are whole.
+_WHOLE = 0.98
 # What somebody who reads the numbers calls the ways.
 _IN_WORDS = {
     "k-means, again": "by what comes back in other images",
@@ -63,10 +65,12 @@ class Curve:
     Attributes:
         scores: float [K], by how much features without groups are surpassed.
         errors: float [K], their standard errors.
+        values: float [K], what it says itself; () where that says nothing.
     """
 
     scores: tuple[float, ...]
     errors: tuple[float, ...]
+    values: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +159,10 @@ def estimate(features: np.ndarray, *, low: int = 2, high: int = 80, seed: int = 
         )
         for way, curve in curves.items()
     }
+    for way, curve in curves.items():
+        # Of clusters that come back as they were, larger ones are these merged.
+        whole = [k for k, v in zip(numbers, curve.values, strict=False) if v >= _WHOLE]
+        said[way] = max([said[way], *whole])
     said[_PARTS] = parts
     again = curves["k-means, again"]
     best = int(np.argmax(again.scores))
@@ -207,7 +215,8 @@ def _curves(
         values = np.array([scores[way] for scores in found])
         scores = values[:_REPEATS].mean(axis=0) - values[_REPEATS:].mean(axis=0)
         errors = values[:_REPEATS].std(axis=0, ddof=1) / math.sqrt(_REPEATS)
-        curves[way] = Curve(tuple(scores.tolist()), tuple(errors.tolist()))
+        again = values[:_REPEATS].mean(axis=0).tolist() if "again" in way else []
+        curves[way] = Curve(tuple(scores.tolist()), tuple(errors.tolist()), tuple(again))
     return curves, sizes
 
 
