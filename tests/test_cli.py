@@ -156,11 +156,13 @@ def test_a_folder_without_images_is_named(config, tmp_path, capsys):
     assert f"{tmp_path / 'empty'}: no images" in error_of(capsys)
 
 
-def test_images_of_one_class_need_a_number_of_clusters(config, tmp_path, capsys):
+def test_few_images_without_labels_need_a_number_of_clusters(config, tmp_path, capsys):
     write_images(tmp_path / "one" / "only", 20, channel=0, seed=0)
     override = f"data.path={tmp_path / 'one'}"
     assert scan_tf("run", "--config", config, "--run-dir", tmp_path / "run", override) == 2
-    assert "scan.num_clusters: must be set" in error_of(capsys)
+    said = error_of(capsys)
+    assert "scan.num_clusters: auto takes at least 40 images, got 20." in said
+    assert "such as scan.num_clusters=3" in said
     assert not (tmp_path / "run" / "pretext").exists()
 
 

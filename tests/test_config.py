@@ -64,7 +64,18 @@ def message(function, *args):
         ({"scan": {"freeze_backbone": 1}}, "scan.freeze_backbone: expected true or false, got 1"),
         ({"name": 7}, "name: expected a string, got 7 (int)."),
         ({"data": {"name": ["digits"]}}, "data.name: expected a string, got ['digits'] (list)."),
-        ({"scan": {"num_clusters": "ten"}}, "scan.num_clusters: expected an integer, got 'ten'"),
+        (
+            {"scan": {"num_clusters": "ten"}},
+            "scan.num_clusters: expected an integer or auto, got 'ten' (str).",
+        ),
+        (
+            {"scan": {"num_clusters": 2.5}},
+            "scan.num_clusters: expected an integer or auto, got 2.5 (float).",
+        ),
+        (
+            {"scan": {"num_clusters_range": [1, 9]}},
+            "scan.num_clusters_range[0]: must be at least 2, got 1.",
+        ),
         ({"augment": {"jitter": [1, 1, 1]}}, "augment.jitter: expected 4 values, got [1, 1, 1]"),
         ({"augment": {"jitter": 0.4}}, "augment.jitter: expected 4 values, got 0.4 (float)."),
         (

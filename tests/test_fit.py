@@ -114,8 +114,8 @@ def test_settings_are_nested_or_flat():
 
 
 def test_bad_images_are_refused_before_anything_is_learnt(tmp_path, capfd):
-    with pytest.raises(StageError, match="scan.num_clusters: must be set"):
-        scan_tf.fit(grey(), **SETTINGS)
+    with pytest.raises(DataError, match="auto takes at least 40 images, got 30"):
+        scan_tf.fit(grey()[:30], **SETTINGS)
     with pytest.raises(DataError, match=r"got \[48, 256\]"):
         scan_tf.fit(grey().reshape(48, -1), 2, **SETTINGS)
     with pytest.raises(ConfigError, match="labels: those of a folder"):

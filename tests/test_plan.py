@@ -142,11 +142,37 @@ def test_too_short_a_time_is_refused():
 def test_batches_are_fitted_to_few_images():
     fitted, notes = sizes.fitted(SETTINGS, 90)
     assert [fitted.pretext.batch_size, fitted.scan.batch_size] == [32, 32]
-    assert notes[0] == "pretext.batch_size: 32 in place of 100"
+    assert notes["pretext.batch_size"] == "32 in place of 100"
     assert len(notes) == 3
-    assert sizes.fitted(SETTINGS, 100) == (SETTINGS, [])
+    assert sizes.fitted(SETTINGS, 100) == (SETTINGS, {})
     kept, _ = sizes.fitted(SETTINGS, 90, given={"scan.batch_size"})
     assert (kept.pretext.batch_size, kept.scan.batch_size) == (32, 100)
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(1, "there is only 1 image"), (3, "are only 3 images")]
+)
+def test_too_few_images_for_any_clustering_are_refused(count, said):
+    with pytest.raises(DataError, match=f"{said} to learn from, expected at least 4"):
+        sizes.check_count(count)
+    sizes.check_count(4)
+
+
+def test_neighbors_are_fitted_to_few_images():
+    fitted, notes = sizes.fitted(SETTINGS, 16)
+    assert (fitted.neighbors.k, fitted.neighbors.k_validation) == (4, 5)
+    assert notes["neighbors.k"] == "4 in place of 20"
+    assert sizes.fitted(SETTINGS, 16, given={"neighbors.k"})[0].neighbors.k == 20
+    assert sizes.fitted(SETTINGS, 21)[0].neighbors.k == 20
+
+
+def test_a_run_is_not_stretched_beyond_its_epochs():
+    seen = {"pretext": PRETEXT}
+    stretched, _ = plan.within(SETTINGS, seen, 1e6)
+    kept, told = plan.within(SETTINGS, seen, 1e6, stretch=False)
+    assert stretched.pretext.epochs > SETTINGS.pretext.epochs
+    assert kept == SETTINGS
+    assert sum(told.values()) < 1e6
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_what_stands_out_is_found(rng, monkeypatch):
     found = quality.look(images)
     assert rows(found) == {name: [20 + number] for number, name in enumerate(odd)}
     lines = list(found.lines([f"{n}.png" for n in range(26)]))
-    assert lines[0] == "1 have the same pixels as one before them, such as 20.png"
+    assert lines[0] == "1 has the same pixels as one before it: 20.png"
     assert len(lines) == 6
 
 

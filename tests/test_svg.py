@@ -28,6 +28,24 @@ def test_points_lie_where_their_values_are():
     np.testing.assert_allclose(np.add(first, last) / 2, middle, atol=0.1)
 
 
+def test_a_logarithmic_axis_and_errors():
+    chart = svg.lines(
+        "t", {"a": [(2, 1), (4, 3), (8, 2)]}, xlabel="x", log_x=True, errors=[0.5, 0, 0.25],
+        y_range=(0, 4),
+    )  # fmt: skip
+    (points,) = places(chart)
+    x, y = np.array(points).T
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.11)
+    bars = {
+        float(line.get("x1", "")): abs(float(line.get("y1", "")) - float(line.get("y2", "")))
+        for line in parsed(chart).iter("line")
+        if line.get("class") == "tick" and line.get("x1") == line.get("x2")
+    }
+    unit = (y[0] - y[1]) / 2  # of the values
+    assert bars[x[0]] == pytest.approx(unit, abs=0.2)
+    assert [text.text for text in parsed(chart).iter("text") if text.text in ("2", "5", "x")]
+
+
 def test_what_is_not_finite_is_left_out():
     chart = svg.lines("t", {"a": [(0, 1), (1, NAN), (2, INF), (3, 2)], "b": [(0, NAN)]}, xlabel="x")
     (points,) = places(chart)

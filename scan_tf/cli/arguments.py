@@ -90,8 +90,10 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
     return run
 
 
-def _take_folder(arguments: argparse.Namespace) -> Path | None:
+def _take_folder(arguments: argparse.Namespace) -> None:
     """The folder of images among the settings, which become those of its run.
+
+    `chosen` of the arguments becomes the recipe, where one was chosen for a new run.
 
     Raises:
         MissingDataError: it is not there.
@@ -101,25 +103,25 @@ def _take_folder(arguments: argparse.Namespace) -> Path | None:
 
     folders = [text for text in arguments.overrides if not is_override(text)]
     if not folders:
-        return None
+        return
     if len(folders) > 1:
         raise ConfigError(f"expected one folder of images, got {', '.join(folders)}.")
     folder = Path(folders[0]).resolve()
     if not folder.is_dir() and arguments.config is not None:
-        return None  # a setting without its value, which is refused as such
+        return  # a setting without its value, which is refused as such
     if not folder.is_dir():
         raise MissingDataError(
             f"{folders[0]}: no such folder. Expected a folder of images, or settings such as "
             "scan.epochs=20."
         )
-    if arguments.config is None and not (
-        arguments.run_dir and (arguments.run_dir / "config.yaml").exists()
-    ):
+    arguments.run_dir = arguments.run_dir or Path("runs") / folder.name
+    arguments.chosen = None
+    if arguments.config is None and not (arguments.run_dir / "config.yaml").exists():
         arguments.config, why = reading.folder_recipe()
+        arguments.chosen = arguments.config
         print(f"recipe: {arguments.config} ({why})")
     given = [text for text in arguments.overrides if is_override(text)]
     arguments.overrides = ["data.name=folder", f"data.path={folder}", *given]
-    return folder
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Config, Path]:
@@ -127,9 +129,8 @@ def _settings(arguments: argparse.Namespace) -> tuple[Config, Path]:
     from scan_tf import config
     from scan_tf.settings import reading
 
-    root, folder = arguments.run_dir, _take_folder(arguments)
-    if folder is not None and root is None:
-        root = Path("runs") / folder.name
+    _take_folder(arguments)
+    root = arguments.run_dir
     if arguments.config is not None:
         settings = config.load(reading.find_config(arguments.config), arguments.overrides)
         return settings, root or Path("runs") / settings.name

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scan_tf.cli import folder_run
 from scan_tf.cli.arguments import add_command, add_run_arguments, open_run
+from scan_tf.cli.folder_run import MINUTES
 from scan_tf.errors import TO_BE_CONTINUED, ConfigError, MissingDataError
 from scan_tf.pipeline.stage import STAGES, TRAINED
 
@@ -47,7 +49,8 @@ def add(commands: Any) -> None:
         "--minutes",
         type=float,
         metavar="N",
-        help="fit the epochs of all stages to so many minutes on this machine",
+        help="fit the epochs of all stages to so many minutes on this machine (default: the epochs "
+        f"of the config; of a FOLDER without one, in at most {MINUTES:g} minutes)",
     )
     run.add_argument(
         "--finish",
@@ -179,6 +182,8 @@ def _run_stages(arguments: argparse.Namespace) -> int:
         print(f"\nreport and pictures: {run.folder('evaluate')}")
     if arguments.command in (_ALL, "export"):
         print(f"SavedModel: {run.folder('export')}")
+    if arguments.command == _ALL:
+        folder_run.say_what_next(run)
     if arguments.command == "export":
         _hand_over(run, arguments)
     return 0
@@ -196,16 +201,19 @@ def _hand_over(run: Run, arguments: argparse.Namespace) -> None:
 
 def _run_all(run: Run, arguments: argparse.Namespace, start: float) -> bool:
     """All stages, within a time limit where one is given; whether they are done."""
-    from scan_tf.pipeline import sizes, stages, timing
+    from scan_tf.pipeline import stages, timing
 
+    given = {text.partition("=")[0] for text in arguments.overrides}
+    chosen = getattr(arguments, "chosen", None)
+    said: list[str] = []
     if arguments.config is not None:  # that of a run directory has been fitted
-        given = {text.partition("=")[0] for text in arguments.overrides}
-        run.config, notes = sizes.fitted(run.config, len(run.train_images), given=given)
-        for note in notes:
-            print(f"{note}: there are only {len(run.train_images)} images")
+        said = folder_run.fit_to_images(run, chosen, given, arguments.minutes)
     stages.begin(run)
+    print(*said, sep="\n", end="\n" if said else "")
     if arguments.minutes is not None:
         timing.fit(run, 60 * arguments.minutes, start)
+    elif chosen is not None and not any(key.endswith(".epochs") for key in given):
+        timing.fit(run, 60 * MINUTES, start, asked=False)
     if arguments.finish:
         timing.finish(run)
     if arguments.stop_after is None and not arguments.seeds:

@@ -113,10 +113,15 @@ def decode(
 
 def size_of(path: str | Path) -> tuple[int, int]:
     """Width and height as the head of a file says. Raises OSError where it is no image."""
+    return head_of(path)[2]
+
+
+def head_of(path: str | Path) -> tuple[str, str, tuple[int, int]]:
+    """Kind, mode, and width and height of a file, such as JPEG and RGB; raises as `size_of`."""
     from PIL import Image
 
     with open_regular(path) as file, Image.open(file, formats=_formats()) as image:
-        return image.size
+        return image.format or "unknown", image.mode, image.size
 
 
 def is_twelve_bits(path: str | Path) -> bool | None:

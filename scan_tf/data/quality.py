@@ -24,6 +24,8 @@ _JUDGED = 32
 _RISE = 4
 # Mean difference of the luminance, 0..255, of images that are almost the same.
 _NEAR = 6
+# Verbs of what one image does.
+_OF_ONE = {"have": "has", "are": "is", "show": "shows"}
 # Images of one hash that others are compared with.
 _KEPT = 8
 
@@ -61,7 +63,10 @@ class Quality:
         }
         for name, text in said.items():
             rows = getattr(self, name)
-            if len(rows):
+            if len(rows) == 1:
+                verb, _, rest = text.partition(" ")
+                yield f"1 {_OF_ONE[verb]} {rest.replace('them', 'it')}: {paths[rows[0]]}"
+            elif len(rows):
                 yield f"{len(rows):,} {text}, such as {paths[rows[0]]}"
 
 

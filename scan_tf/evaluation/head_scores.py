@@ -62,7 +62,7 @@ def head_scores(
     return {
         "neighbors": np.array(near),
         "linear": _linear(clusters, onehot, rows, random),
-        "silhouette": _silhouettes(clusters, onehot, rows, random),
+        "silhouette": silhouettes(clusters, onehot, rows, random),
         "stability": _stability(onehot),
     }
 
@@ -109,9 +109,13 @@ def _linear(
     return hits / count
 
 
-def _silhouettes(
+def silhouettes(
     clusters: np.ndarray, onehot: np.ndarray, rows: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
+    """Mean silhouette of H clusterings over random images, float64 [H]; see `head_scores`.
+
+    Takes clusters int [H,N], the same as onehot float32 [H,N,C], and rows float32 [N,P].
+    """
     sample = random.permutation(len(rows))[:_SAMPLE]
     z = rows[sample].astype(np.float64)
     squares = (z * z).sum(axis=1)

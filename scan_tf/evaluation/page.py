@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import scan_tf
-from scan_tf.evaluation import galleries, metrics, sections, thumbnails
+from scan_tf.evaluation import galleries, metrics, number_section, sections, thumbnails
 from scan_tf.evaluation.charts import palette
 from scan_tf.evaluation.page_data import PageData, StageFacts
 from scan_tf.evaluation.sections import text
@@ -142,8 +142,8 @@ class _Page:
                         sections.twins(self._pictures_of(self.twins)), self._twins_note()),
                 section("confidence", "Confidence", sections.trust(data.confidence, data.scores)),
                 section("scores", "Scores", sections.scores(data.scores)),
-                section("features", "Features of the pretext",
-                        sections.features(data.feature_scores)),
+                section("number", "How many clusters", number_section.html(data.decided)),
+                section("features", "Pretext features", sections.features(data.feature_scores)),
                 section("confusion", "Confusion",
                         "" if matrix is None else sections.confusion(matrix, data.class_names),
                         "Images of each true class by the class that their cluster stands for."),

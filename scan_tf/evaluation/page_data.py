@@ -60,6 +60,7 @@ class PageData:
         skipped: files that could not be read.
         duplicates: rows into the N images.
         outliers: rows of images that are unlike all others, the farthest first.
+        decided: how the number of clusters was decided, as the report holds it; None: it was set.
     """
 
     title: str
@@ -85,6 +86,7 @@ class PageData:
     skipped: Sequence[str] = ()
     duplicates: Duplicates | None = None
     outliers: np.ndarray | None = None
+    decided: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit together. Raises DataError, naming the part."""

@@ -44,6 +44,8 @@ class Report(TypedDict):
     num_images: int
     seed: int
     num_clusters: int
+    # How it was decided (`clusters.json`), and `true`, the number of classes; None: it was set.
+    num_clusters_auto: dict[str, Any] | None
     # On which images the epoch and the head of SCAN were chosen.
     selection: str
     skipped_files: list[str]
@@ -106,14 +108,13 @@ def write(
     report = report.copy()
     scores = {c.name: _scores(images, c, seed=report["seed"]) for c in clusterings}
     report.update(scores)  # type: ignore[typeddict-item]
-    rows = assignments.write(folder, images, root, clusterings)
-    last, skipped = clusterings[-1], len(images.skipped)
+    rows, last = assignments.write(folder, images, root, clusterings), clusterings[-1]
     if compared is not None:
         reference, distance = compared
         chosen = below or abstention.threshold(scores[last.name]["coverage"], config.abstain)
         report["abstain"] = _abstain(images, last, scores[last.name], compared, chosen)
         abstention.write_outliers(folder, rows, distance, reference.far)
-    seen = {"num_clusters": last.probs.shape[1], "skipped": skipped}
+    seen = {"num_clusters": last.probs.shape[1], "skipped": len(images.skipped)}
     report["warnings"] = [
         *report.get("warnings", []),
         *remarks(last.clusters, last.confidence, **seen),
@@ -144,8 +145,10 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
         if scores:
             cells = "".join(f"{percent(scores[k]):>8}" for k in ("acc", "nmi", "ari"))
             lines.append(f"{name:28}{cells}{scores['num_clusters_used']:>16.0f}")
-    lines += [*report_lines.features(report["pretext"].get("features"))]
-    lines += ["", f"pretext: {report_lines.pretext(report['pretext'])}"]
+    lines += [*report_lines.features(report["pretext"].get("features")), ""]
+    lines.append(f"pretext: {report_lines.pretext(report['pretext'])}")
+    if decided := report.get("num_clusters_auto"):
+        lines.append(f"number of clusters: {report_lines.num_clusters(decided)}")
     if backbone := report.get("backbone"):
         lines.append(f"features: {backbone['name']}, frozen; trained: {backbone['trained']}")
     if heads := report.get("heads"):

@@ -13,6 +13,12 @@ def kept(report: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     return f"Shown is {labels[report['kept']]}. Self-label: {report['kept_because']}."
 
 
+def num_clusters(decided: Mapping[str, Any]) -> str:
+    """How many clusters there are, how sure that is, and how many classes there are."""
+    known = decided.get("true")
+    return decided["sentence"] + (f"; the true number is {known}" if known else "")
+
+
 def features(found: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
     """A line for each kind of features: how long a row is, kNN with its K, and so on."""
     if not found:

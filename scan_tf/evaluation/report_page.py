@@ -41,6 +41,7 @@ def write(
     backbone: Mapping[str, Any] | None = None,
     abstain: Mapping[str, Any] | None = None,
     outliers: np.ndarray | None = None,
+    decided: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page about a clustering.
 
@@ -64,6 +65,7 @@ def write(
         notes: sentences to warn of, beside those that the assignments tell.
         abstain: how many images are none of the kinds, see `abstention.summary`.
         outliers: rows of those that are unlike all others, the farthest first.
+        decided: how the number of clusters was decided; None: it was set.
     """
     paths = [*(images.paths or ()), *images.skipped]
     below = _below(paths)
@@ -109,6 +111,7 @@ def write(
             skipped=below[len(paths) - len(images.skipped) :],
             duplicates=found,
             outliers=outliers,
+            decided=decided,
         ),
         seed=seed,
     )

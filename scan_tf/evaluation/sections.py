@@ -230,7 +230,7 @@ def trust(confidence: np.ndarray, found: Mapping[str, Mapping[str, Any]]) -> str
             xlabel="most confident images that are kept, %",
             ylabel="their accuracy" if known else "lowest confidence",
         )  # fmt: skip
-    return _charts(charts)
+    return charts_of(charts)
 
 
 def stages(facts: Sequence[StageFacts]) -> str:
@@ -245,7 +245,7 @@ def stages(facts: Sequence[StageFacts]) -> str:
             for name, points in _by_metric(stage.rows).items()
         }
         if charts:
-            parts.append(f"<h3>{text(stage.name)}</h3>{_charts(charts)}")
+            parts.append(f"<h3>{text(stage.name)}</h3>{charts_of(charts)}")
     return "".join(parts)
 
 
@@ -266,7 +266,8 @@ def settings(yaml: str, environment: Mapping[str, Any], skipped: Sequence[str]) 
     )
 
 
-def _charts(charts: Mapping[str, str]) -> str:
+def charts_of(charts: Mapping[str, str]) -> str:
+    """Charts with their titles, side by side."""
     figures = (f"<figure><figcaption>{text(name)}</figcaption>{chart}</figure>"
                for name, chart in charts.items())  # fmt: skip
     return f'<div class="charts">{"".join(figures)}</div>'

@@ -17,6 +17,8 @@ WIDTH, HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 40
 # A line of more points than its pixels is thinned out to so many.
 _MOST_POINTS = 400
+# Numbers on a logarithmic axis.
+_ROUND = [mantissa * 10.0**power for power in range(5) for mantissa in (1, 2, 5)]
 COLOURS = 10
 
 
@@ -29,11 +31,14 @@ def lines(
     x_range: Range | None = None,
     y_range: Range | None = None,
     diagonal: bool = False,
+    log_x: bool = False,
+    errors: Sequence[float] = (),
 ) -> str:
     """A line for each series of points (x, y), with a legend where there are several.
 
     `title` is what a screen reader says of the chart. `diagonal` draws a dashed line from corner to
-    corner. Without points the chart says so.
+    corner, `errors` a bar of so much up and down at each point of the first series; `log_x` takes
+    x > 0. Without points the chart says so.
     """
     finite = {name: _finite(points) for name, points in series.items()}
     finite = {name: points for name, points in finite.items() if points}
@@ -43,6 +48,7 @@ def lines(
     frame = _Frame(
         x_range or _spread([x for x, _ in everything]),
         y_range or _spread([y for _, y in everything]),
+        log_x=log_x,
     )
     parts = [frame.axes(xlabel, ylabel)]
     if diagonal:
@@ -53,6 +59,10 @@ def lines(
         places = [(frame.x(x), frame.y(y)) for x, y in _thinned(points)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline class="line c{kind}" points="{path}"/>')
+        if number == 0:
+            for (x, y), error in zip(points, errors, strict=False):
+                at = frame.x(x)
+                parts.append(_line(at, frame.y(y - error), at, frame.y(y + error), "tick"))
         if len(places) <= 30:
             parts += [f'<circle class="dot c{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>'
                       for x, y in places]  # fmt: skip
@@ -93,12 +103,16 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 class _Frame:
     """Where values lie on the picture."""
 
-    def __init__(self, x_range: Range, y_range: Range):
+    def __init__(self, x_range: Range, y_range: Range, *, log_x: bool = False):
         self.low_x, self.high_x = x_range
         self.low_y, self.high_y = y_range
+        self.log_x = log_x
 
     def x(self, value: float) -> float:
-        share = (value - self.low_x) / (self.high_x - self.low_x)
+        low, high = self.low_x, self.high_x
+        if self.log_x:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        share = (value - low) / (high - low)
         return _LEFT + share * (WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
@@ -113,6 +127,8 @@ class _Frame:
             parts.append(_line(_LEFT, y, WIDTH - _RIGHT, y, "grid"))
             parts.append(_text(_LEFT - 5, y + 3.5, number, "end"))
         places = ticks(self.low_x, self.high_x)
+        if self.log_x:
+            places = [p for p in _ROUND if self.low_x <= p <= self.high_x] or places
         for value, number in zip(places, _numbers(places), strict=True):
             x = self.x(value)
             parts.append(_line(x, HEIGHT - _BOTTOM, x, HEIGHT - _BOTTOM + 4, "tick"))

@@ -39,6 +39,7 @@ _TEXTS = (
     "sessions.jsonl",
     "*/metrics.jsonl",
     "scan/heads/metrics.jsonl",
+    "neighbors/clusters.json",
     "scan/best.json",
     "eval/report.json",
     "eval/reference.npz",

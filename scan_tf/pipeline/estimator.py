@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
@@ -20,7 +20,8 @@ class Scan(ClusterMixin, BaseEstimator):
     or a folder of image files.
 
     Args:
-        num_clusters: how many; None: the number of classes of a folder with labels.
+        num_clusters: how many, or "auto"; None: the number of classes of a folder with labels,
+            else "auto".
         recipe: the name of a recipe, or a YAML file; None: as `fit`.
         run_dir: where everything is kept; None: nowhere.
         random_state: the seed, a whole number; None: the recipe's.
@@ -43,7 +44,7 @@ class Scan(ClusterMixin, BaseEstimator):
 
     def __init__(
         self,
-        num_clusters: int | None = None,
+        num_clusters: int | Literal["auto"] | None = None,
         recipe: str | Path | None = None,
         run_dir: str | Path | None = None,
         random_state: int | None = None,

@@ -31,6 +31,7 @@ from scan_tf.models.backbone import Backbone
 from scan_tf.pipeline import (
     build,
     corrected,
+    decided,
     doubt,
     embeddings,
     feature_scores,
@@ -160,6 +161,7 @@ def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
         "num_images": len(images),
         "seed": run.config.seed,
         "num_clusters": run.num_clusters,
+        "num_clusters_auto": _decided(run),
         "selection": "imported" if imported else run.config.scan.selection,
         "skipped_files": list(images.skipped),
         "pretext": baselines["pretext"],
@@ -177,6 +179,12 @@ def facts(run: Run, images: ImageSet, baselines: Mapping[str, Any]) -> Report:
         "abstain": None,
         "wall_time_s": {s: r.wall_time_s if r.has_begun else None for s, r in records.items()},
     }
+
+
+def _decided(run: Run) -> dict[str, Any] | None:
+    """How the number of clusters was decided, with the true one where labels tell it."""
+    found = decided.read(run) if decided.is_open(run) else None
+    return None if found is None else {**found, "true": run.train_images.num_classes}
 
 
 def score(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -119,7 +119,7 @@ class Fitted:
 
 def fit(
     images: Any,
-    num_clusters: int | None = None,
+    num_clusters: int | Literal["auto"] | None = None,
     recipe: str | Path | None = None,
     run_dir: str | Path | None = None,
     *,
@@ -131,7 +131,8 @@ def fit(
 
     Args:
         images: uint8 [N,H,W,3], [N,H,W,1] or [N,H,W], an `ImageSet`, or a folder of image files.
-        num_clusters: how many; None: the number of classes, where labels are known.
+        num_clusters: how many, or "auto"; None: the number of classes, where labels are known,
+            else "auto": decided on the features.
         recipe: the name of a recipe (`scan-tf configs`) or a YAML file; None:
             "folder_from_scratch".
         run_dir: where everything is kept, so that the same call goes on after an interruption;
@@ -158,7 +159,6 @@ def fit(
             stack.callback(shutil.rmtree, root, ignore_errors=True)
         run = opened(images, labels, config, root)
         stages.check(run)
-        assert run.num_clusters  # noqa: S101 - raises where it is not known
         for stage in up_to("evaluate"):
             stages.run_stage(run, stage)
         backbone, heads = build.shown_clusters(run)
@@ -180,8 +180,8 @@ def opened(images: Any, labels: Any, config: Config, root: Path) -> Run:
     """A run over images from Python, its batches fitted to their number."""
     run = Run(_with_images(images, labels, config, root), root)
     run.config, notes = sizes.fitted(run.config, len(run.train_images))
-    for note in notes:
-        print(note)
+    for key, change in notes.items():
+        print(f"{key}: {change}")
     return run
 
 
@@ -209,7 +209,9 @@ def kept_random_state() -> Iterator[None]:
 
 
 def settings_of(
-    recipe: str | Path | None, num_clusters: int | None, settings: Mapping[str, Any]
+    recipe: str | Path | None,
+    num_clusters: int | Literal["auto"] | None,
+    settings: Mapping[str, Any],
 ) -> Config:
     """A recipe with other settings, nested or flat."""
     tree = reading.read_yaml(reading.find_config(recipe or DEFAULT_RECIPE))

@@ -41,12 +41,7 @@ class ImageFacts:
 
 
 def num_clusters(wanted: int | None, images: ImageFacts) -> int:
-    """How many clusters: as set, or else as many as classes. Raises StageError."""
-    if wanted is None and images.num_classes is None:
-        raise StageError(
-            "scan.num_clusters: must be set, because the images have no labels to take the "
-            "number of classes from. Try about as many as the kinds that you expect."
-        )
+    """How many clusters: as set, or else as many as classes, where known. Raises StageError."""
     count = int(wanted or images.num_classes or 0)
     if not 2 <= count <= images.count:
         source = "scan.num_clusters" if wanted else "the number of classes"

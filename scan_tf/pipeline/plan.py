@@ -131,7 +131,7 @@ def in_parts(left: Mapping[str, float]) -> str:
 
 
 def within(
-    config: Config, seen: Mapping[str, Seen], budget_s: float
+    config: Config, seen: Mapping[str, Seen], budget_s: float, *, stretch: bool = True
 ) -> tuple[Config, dict[str, float]]:
     """The config with as many epochs as a time allows, in the proportions that it has.
 
@@ -140,6 +140,7 @@ def within(
         seen: what some steps took of its pretext or, where that trains nothing, of every stage
             that does.
         budget_s: for all stages together.
+        stretch: take all of it; otherwise no more epochs than the config has.
 
     Returns:
         The config, and how many seconds each stage is to take.
@@ -148,7 +149,7 @@ def within(
         ConfigError: a single epoch of each stage takes longer.
     """
     stages = trained(config)
-    one, two = (_whole(with_epochs(config, dict.fromkeys(stages, n)), config, seen) for n in (1, 2))
+    one, two = (whole(with_epochs(config, dict.fromkeys(stages, n)), config, seen) for n in (1, 2))
     least = sum(one.values())
     if least > budget_s:
         raise ConfigError(
@@ -159,9 +160,10 @@ def within(
     fixed = least - sum(epoch_s.values())
     training = sum(s * getattr(config, stage).epochs for stage, s in epoch_s.items())
     share = (budget_s - fixed) / training
+    share = share if stretch else min(1.0, share)
     epochs = {stage: max(1, int(share * getattr(config, stage).epochs)) for stage in stages}
     chosen = with_epochs(config, epochs)
-    return chosen, _whole(chosen, config, seen)
+    return chosen, whole(chosen, config, seen)
 
 
 def with_epochs(config: Config, epochs: Mapping[str, int]) -> Config:
@@ -173,7 +175,7 @@ def with_epochs(config: Config, epochs: Mapping[str, int]) -> Config:
     return dataclasses.replace(config, **sections)
 
 
-def _whole(config: Config, timed: Config, seen: Mapping[str, Seen]) -> dict[str, float]:
+def whole(config: Config, timed: Config, seen: Mapping[str, Seen]) -> dict[str, float]:
     """Seconds of every stage from its beginning, by steps that were timed with other epochs."""
     fresh = {}
     for stage, steps in seen.items():

@@ -81,6 +81,7 @@ def write(
         cluster_names=clustering.names or None,
         abstain=abstain,
         outliers=outliers,
+        decided=found.get("num_clusters_auto"),
     )
 
 

@@ -23,7 +23,7 @@ from scan_tf import config, files, machine, writing
 from scan_tf.data import sources
 from scan_tf.data.image_set import ImageSet, Split
 from scan_tf.errors import ConfigError, StageError
-from scan_tf.pipeline import image_facts, seen_images
+from scan_tf.pipeline import decided, seen_images
 from scan_tf.pipeline import record as records
 from scan_tf.pipeline.image_facts import ImageFacts
 from scan_tf.pipeline.record import Record
@@ -151,8 +151,8 @@ class Run:
 
     @property
     def num_clusters(self) -> int:
-        """`scan.num_clusters`, or else the number of classes, where it is known."""
-        return image_facts.num_clusters(self.config.scan.num_clusters, self.facts)
+        """`scan.num_clusters`, the number of classes, or what was decided; see `decided`."""
+        return decided.number(self)
 
     def inference(self, progress: str | None) -> dict[str, Any]:
         """Options of `embedding.embed`; `progress` is the name of the bar."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.methods import catalog
 from scan_tf.pipeline.stage import TRAINED
+
+# Fewer cannot be parted into batches with neighbours.
+LEAST_IMAGES = 4
 
 
 def learning(config: Config, stage: str, num_images: int) -> int:
@@ -21,17 +25,19 @@ def learning(config: Config, stage: str, num_images: int) -> int:
 
 def fitted(
     config: Config, num_images: int, *, given: Collection[str] = ()
-) -> tuple[Config, list[str]]:
-    """The config with smaller batches where there are fewer images, and a line for each of them.
+) -> tuple[Config, dict[str, str]]:
+    """The config with smaller batches and fewer neighbours where there are fewer images.
 
-    They become at most half of the images, so that an epoch has at least two steps.
+    Batches become at most half of the images, so that an epoch has at least two steps, and
+    neighbours a quarter of them, so that they are not all the same. With
+    what each setting that was changed is now, and was.
 
     Args:
         config: a config.
         num_images: N, of the training images.
         given: dotted keys that were asked for and stay, such as "scan.batch_size".
     """
-    notes = []
+    notes: dict[str, str] = {}
     for stage in TRAINED:
         section, count = getattr(config, stage), learning(config, stage, num_images)
         if not section.epochs:
@@ -39,10 +45,29 @@ def fitted(
         if section.batch_size <= count or f"{stage}.batch_size" in given or count < 4:
             continue
         size = 1 << ((count // 2).bit_length() - 1)
-        notes.append(f"{stage}.batch_size: {size} in place of {section.batch_size}")
+        notes[f"{stage}.batch_size"] = f"{size} in place of {section.batch_size}"
         section = dataclasses.replace(section, batch_size=size)
         config = dataclasses.replace(config, **{stage: section})
+    for name in ("k", "k_validation"):
+        wanted, most = getattr(config.neighbors, name), num_images // 4
+        if wanted < num_images or f"neighbors.{name}" in given or most < 1:
+            continue
+        notes[f"neighbors.{name}"] = f"{most} in place of {wanted}"
+        fewer: dict[str, Any] = {name: most}
+        config = dataclasses.replace(
+            config, neighbors=dataclasses.replace(config.neighbors, **fewer)
+        )
     return config, notes
+
+
+def check_count(num_images: int) -> None:
+    """Raise DataError where there are too few images for any clustering."""
+    if num_images < LEAST_IMAGES:
+        are = "is only 1 image" if num_images == 1 else f"are only {num_images} images"
+        raise DataError(
+            f"there {are} to learn from, expected at least {LEAST_IMAGES}; about 20 of each kind "
+            "are a beginning. Give a folder with more of them."
+        )
 
 
 def check(config: Config, num_images: int, num_test: int | None) -> None:

@@ -15,7 +15,16 @@ from scan_tf.augment import host, policies
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError, NothingLearned, WithoutSelfLabel
 from scan_tf.features import approximate
-from scan_tf.pipeline import evaluate, features, savedmodel, sizes, status, summary
+from scan_tf.pipeline import (
+    decided,
+    deciding,
+    evaluate,
+    features,
+    savedmodel,
+    sizes,
+    status,
+    summary,
+)
 from scan_tf.pipeline.run_dir import WHERE, Run
 from scan_tf.pipeline.stage import STAGES, TRAINED, is_left_out, up_to
 from scan_tf.writing import Writing
@@ -50,6 +59,7 @@ def begin(run: Run) -> None:
     """
     if run.is_done("pretext"):
         return
+    sizes.check_count(len(run.train_images))
     for line in summary.lines(run, evaluate.images_of(run, evaluate.evaluated_split(run))):
         print(line)
     check(run)
@@ -58,6 +68,8 @@ def begin(run: Run) -> None:
 def check(run: Run) -> None:
     """Refuse now what a later stage would refuse, after hours of training; raises as `begin`."""
     config, train, test = run.config, run.train_images, run.images("test")
+    sizes.check_count(len(train))
+    deciding.check(run)
     features.check(config)
     sizes.check(config, len(train), None if test is None else len(test))
     if config.neighbors.index == "hnsw":
@@ -106,11 +118,15 @@ def run_stage(run: Run, stage: str) -> None:
         print(f"{stage}: left out, because {stage}.epochs is 0.")
         return
     run.write_config()
+    if stage == "scan":
+        deciding.decide(run)
     print(f"{stage}: {STAGES[stage].title}")
     module = importlib.import_module(f"{__package__}.{stage}")
     with run.working(stage) as result:
         keras.utils.set_random_seed(run.seed(stage))
         _warn_of_threads(run, stage)
+        if stage == "scan" and decided.is_open(run):
+            result["num_clusters"] = run.num_clusters
         result.update(module.run(run))
         result["threads"] = machine.num_cpus()
         result["peak_memory_mib"] = machine.peak_memory_mib()

@@ -9,7 +9,7 @@ from typing import Any
 
 from scan_tf import config
 from scan_tf.errors import ConfigError
-from scan_tf.pipeline import plan
+from scan_tf.pipeline import decided, plan
 from scan_tf.pipeline.plan import Seen
 from scan_tf.pipeline.record import Record
 from scan_tf.pipeline.run_dir import Run
@@ -31,7 +31,10 @@ def describe(root: Path) -> str:
     left = plan.remaining(run.config, seen(root))
     records = {stage: run.record(stage) for stage in STAGES}
     lines = [f"{run.config.name}: {root}"]
-    lines += [_line(run, stage, records[stage], left.get(stage)) for stage in STAGES]
+    for stage in STAGES:
+        lines.append(_line(run, stage, records[stage], left.get(stage)))
+        if stage == "neighbors" and (found := decided.read(run)):
+            lines.append(f"    clusters: {found['sentence']}")
     if not all(records[s].is_done or is_left_out(run.config, s) for s in STAGES):
         rest = [s for stage, s in left.items() if not records[stage].is_done]
         if rest:

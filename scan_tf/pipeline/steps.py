@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -108,7 +108,7 @@ def mine(learned: Learned | np.ndarray, *, verbose: bool = False, **settings: An
 def train_heads(
     learned: Learned,
     neighbors: Neighbors,
-    num_clusters: int | None = None,
+    num_clusters: int | Literal["auto"] | None = None,
     *,
     verbose: bool = False,
     **settings: Any,
@@ -118,7 +118,8 @@ def train_heads(
     Args:
         learned: features and the network that makes them.
         neighbors: of its images, as `mine` finds them.
-        num_clusters: how many; None: as the recipe says, or the number of classes of a folder.
+        num_clusters: how many, or "auto"; None: as the recipe says, or the number of classes of a
+            folder, or else "auto".
         verbose: print how far it is.
         settings: of the section scan, such as `scan__epochs=20`.
 

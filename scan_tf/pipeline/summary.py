@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from scan_tf import machine
-from scan_tf.data import quality
+from scan_tf.data import headers, quality
 from scan_tf.data.image_set import ImageSet
-from scan_tf.pipeline import plan, sizes
+from scan_tf.pipeline import decided, plan, sizes
 from scan_tf.pipeline.run_dir import Run
 
 _CLASSES = 20
@@ -18,7 +18,10 @@ _CLASSES = 20
 def lines(run: Run, evaluated: ImageSet) -> Iterator[str]:
     """The splits with their classes, what is left out or odd, where labels come from; steps."""
     train, size = run.train_images, run.train_images.image_size
-    yield f"{train.name}: images of {size} x {size} pixels, {run.num_clusters} clusters"
+    count = "the number of clusters is decided on the features"
+    if not decided.is_open(run):
+        count = f"{run.num_clusters} clusters"
+    yield f"{train.name}: images of {size} x {size} pixels, {count}"
     pretext = run.pretext_images
     if pretext is not train:
         yield f"  {len(pretext):,} images for the pretext"
@@ -29,6 +32,8 @@ def lines(run: Run, evaluated: ImageSet) -> Iterator[str]:
         if images.skipped:
             yield f"  {images.split}: {len(images.skipped):,} files left out, which cannot be read"
     if train.paths is not None:
+        if head := headers.in_words(train.paths):
+            yield f"  {head}"
         for line in quality.look(train.images).lines(train.paths):
             yield f"  {line}"
     if train.labels is None:

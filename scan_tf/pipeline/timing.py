@@ -14,7 +14,7 @@ import numpy as np
 
 from scan_tf import config as configs
 from scan_tf.errors import ConfigError, StageError
-from scan_tf.pipeline import build, learning, plan, scan, stages
+from scan_tf.pipeline import build, decided, deciding, learning, plan, scan, stages
 from scan_tf.pipeline.plan import Seen
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import TRAINED, up_to
@@ -27,8 +27,11 @@ _RESERVE = 0.1
 _TIMED_S, _TIMED_CALLS = 5.0, 4
 
 
-def fit(run: Run, budget_s: float, start: float) -> None:
+def fit(run: Run, budget_s: float, start: float, *, asked: bool = True) -> None:
     """Set the epochs of a run so that all stages take about `budget_s` seconds, and say so.
+
+    Heads on the features of a finished network learn nothing more in more epochs than their recipe
+    has: those it gets at most.
 
     What comes before the first training is done on the way: the features of a pretext that trains
     nothing, and their neighbours. A run that has trained keeps the epochs that were chosen then.
@@ -37,6 +40,8 @@ def fit(run: Run, budget_s: float, start: float) -> None:
         run: the run; its config is replaced.
         budget_s: the time for everything.
         start: `time.monotonic()` from which it counts.
+        asked: whether somebody asked for this time: all of it is used, and too little is refused.
+            Otherwise the run gets no more epochs than it has, and at least one of each stage.
 
     Raises:
         ConfigError: the time is too short for one epoch of each stage, or there are no epochs to
@@ -45,25 +50,43 @@ def fit(run: Run, budget_s: float, start: float) -> None:
     """
     trained = plan.trained(run.config)
     if not trained:
+        if not asked:
+            return
         raise ConfigError("--minutes: no stage of this run has epochs to choose. Leave it out.")
     if run.record(trained[0]).has_begun:
         stored = configs.load(run.root / "config.yaml")
         run.config = plan.with_epochs(run.config, {s: getattr(stored, s).epochs for s in TRAINED})
-        print(f"--minutes: the epochs stay as they were chosen: {_epochs_of(run.config)}")
+        if asked:
+            print(f"--minutes: the epochs stay as they were chosen: {_epochs_of(run.config)}")
         return
     if budget_s <= 0:
         raise ConfigError(f"--minutes: expected a number > 0, got {budget_s / 60:g}.")
     for stage in up_to(trained[0])[:-1]:
         stages.run_stage(run, stage)
+    if run.is_done("neighbors"):
+        deciding.decide(run)
     print("timing some steps ...")
     # The stages after a pretext that trains start from what it has learnt.
     timed = trained[:1] if trained[0] == TRAINED[0] else trained
     seen = {stage: measure(run, stage) for stage in timed}
     spent = time.monotonic() - start
-    run.config, told = plan.within(run.config, seen, budget_s * (1 - _RESERVE) - spent)
+    later = decided.seconds(run)
+    left_s = budget_s * (1 - _RESERVE) - spent - later
+    stretch = asked and trained[0] == TRAINED[0]
+    try:
+        chosen, told = plan.within(run.config, seen, left_s, stretch=stretch)
+    except ConfigError:
+        if asked:
+            raise
+        print(f"one epoch of each stage takes longer than {budget_s / 60:g} minutes here.")
+        chosen = plan.with_epochs(run.config, dict.fromkeys(trained, 1))
+        told = plan.whole(chosen, run.config, seen)
+    run.config = chosen
+    told["neighbors"] = told.get("neighbors", 0.0) + later
+    label = "--minutes" if asked else "--minutes is not given, so at most"
     left = {s: t for s, t in told.items() if not run.record(s).is_done}
     print(
-        f"--minutes {budget_s / 60:g}: {_epochs_of(run.config)}. Planned: about "
+        f"{label} {budget_s / 60:g}: {_epochs_of(run.config)}. Planned: about "
         f"{duration(spent + sum(left.values()))} in all, of which {duration(spent)} are over; then "
         f"{plan.in_parts(left)}"
     )

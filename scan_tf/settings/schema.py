@@ -148,8 +148,8 @@ def _in_words(hint: Any, bounds: Mapping[str, Any]) -> str:
     """A type and a range."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        inner = next(a for a in args if a is not type(None))
-        return f"{_in_words(inner, bounds)}, or null"
+        inner = [_in_words(a, bounds) for a in args if a is not type(None)]
+        return " | ".join(inner) + (", or null" if type(None) in args else "")
     if origin is Literal:
         return " | ".join(map(str, args))
     if origin is tuple:
@@ -196,7 +196,7 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
             return None
-        return _coerce(next(a for a in args if a is not type(None)), value, path)
+        return _one_of([a for a in args if a is not type(None)], value, path)
     if origin is Literal:
         if value in args and not isinstance(value, bool):
             return value
@@ -223,6 +223,21 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
     if hint is float and not math.isfinite(value):
         raise ConfigError(f"{path}: expected a finite number, got {show(value)}.")
     return value
+
+
+def _one_of(hints: Sequence[Any], value: Any, path: str) -> Any:
+    """`value` as the first of the types asks, or as one of the words that the others allow."""
+    first, *others = hints
+    words = [word for hint in others for word in typing.get_args(hint)]
+    if isinstance(value, str) and value in words:
+        return value
+    try:
+        return _coerce(first, value, path)
+    except ConfigError as error:
+        if not words:
+            raise
+        expected = ", ".join([_kind(first), *map(str, words[:-1])]) + f" or {words[-1]}"
+        raise ConfigError(f"{path}: expected {expected}, got {show(value)}.") from error
 
 
 def _check_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:

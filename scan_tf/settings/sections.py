@@ -191,8 +191,14 @@ class ScanConfig(TrainConfig):
 
     name: str = setting("", help="the clustering: a file in scan_tf/methods/clustering/")
     epochs: int = setting(50, low=1)
-    num_clusters: int | None = setting(
-        None, low=2, help="clusters, C; null: the number of classes, where the data set knows it"
+    num_clusters: int | Literal["auto"] | None = setting(
+        None,
+        low=2,
+        help="clusters, C; auto: decided on the features, without labels, and recorded; null: the "
+        "number of classes, where the data set knows it, else auto",
+    )
+    num_clusters_range: tuple[int, int] = setting(
+        (2, 80), low=2, high=1000, help="least and greatest number that auto looks at"
     )
     num_heads: int = setting(1, low=1, help="cluster heads, H, of which the best one is kept")
     augmentation: str = setting(

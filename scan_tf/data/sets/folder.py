@@ -94,6 +94,12 @@ def check(config: DataConfig) -> None:
     _listed(train)
 
 
+def count(config: DataConfig) -> int:
+    """How many files there are to learn from, readable or not; raises as `load`."""
+    train, _ = _find_splits(config.path)
+    return len(_listed(train).files)
+
+
 def _listed(root: Path) -> Listing:
     """What lies in the folder of a split. Raises DataError where there is no image."""
     found = listing([root])
