@@ -57,7 +57,7 @@ types: $(VENV)/.installed-dev  ## check the types
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-docs  ## write the documentation as a site that needs no network, in site/
-	$(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
 	@echo "Open site/index.html in a browser."
 
 check:  ## all that continuous integration runs, in a fresh clone of the last commit

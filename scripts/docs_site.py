@@ -120,15 +120,22 @@ def faces() -> dict[str, dict[str, str]]:
 def api_pages() -> dict[str, str]:
     """Page -> Markdown: one for each package, by its public names."""
     pages, rows = {}, []
+    first_on: dict[str, str] = {}  # what several packages hand on is described once
     for package, names in faces().items():
         page = package.replace(".", "-")
         doc = ast.get_docstring(
             ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text())
         )
         first = (doc or "").splitlines()[0]
-        blocks = "\n\n".join(f"::: {names[name]}" for name in sorted(names, key=str.lower))
+        ordered = sorted(names, key=str.lower)
+        new = {names[name]: page for name in ordered if names[name] not in first_on}
+        blocks = "\n\n".join(f"::: {place}" for place in new)
+        if known := [name for name in ordered if names[name] in first_on]:
+            links = (f"[`{n}`]({first_on[names[n]]}.md#{names[n]})" for n in known)
+            blocks = f"Described elsewhere: {', '.join(links)}.\n\n{blocks}"
+        first_on |= new
         pages[f"api/{page}.md"] = f"# {package}\n\n{first}\n\n{blocks}\n"
-        shown = ", ".join(f"`{name}`" for name in sorted(names, key=str.lower))
+        shown = ", ".join(f"`{name}`" for name in ordered)
         rows.append(f"| [{package}]({page}.md) | {first} | {shown} |")
     head = (
         "# API\n\nThe public names of every package, with arguments, shapes, errors and sources, "

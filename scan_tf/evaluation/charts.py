@@ -27,8 +27,8 @@ DPI = 120
 BLUE, RED = "#0072B2", "#D55E00"
 # Of clusters that stand for no class.
 _NO_CLASS = (0.62, 0.62, 0.62)
-# Characters of a headline in an inch of the figure.
-_PER_INCH = 12.5
+# Of a headline: its least size, and how many of its characters are in an inch of the figure.
+_HEADLINE, _PER_INCH = 10.5, 11.2
 # Okabe and Ito's seven colours (2008), and three that the colour-blind tell from them.
 _DISTINCT = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", RED, "#F0E442", "#332288",
              "#882255", "#C4C4C4")  # fmt: skip
@@ -241,9 +241,11 @@ def one_line(text: str, limit: int) -> str:
 
 def headline(figure: Figure, text: str) -> None:
     """Put what a picture says above it, from its left edge, in as many lines as that takes."""
-    width = int(figure.get_figwidth() * _PER_INCH)
+    wide = figure.get_figwidth()
+    size = min(18.0, max(_HEADLINE, 0.9 * wide))
+    width = int(wide * _PER_INCH * _HEADLINE / size)
     lines = [one_line(line, width) for line in textwrap.wrap(one_line(text, 240), width)]
-    figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=10.5, fontweight="bold")
+    figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=size, fontweight="bold")
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:

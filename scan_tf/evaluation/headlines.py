@@ -43,7 +43,7 @@ def confidence(values: np.ndarray) -> str:
     if not len(values):
         return "No image was assigned"
     sure = np.mean(values > 0.99)
-    return f"Half of the images are surer than {np.median(values):.2f}, {sure:.0%} than 0.99"
+    return f"Half of the images are surer than {np.median(values):.3f}, {sure:.0%} than 0.99"
 
 
 def reliability(name: str, bins: Sequence[Mapping[str, Any]]) -> str:

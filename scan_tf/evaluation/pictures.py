@@ -44,7 +44,7 @@ def confusion_matrix(
     totals = matrix.sum(axis=1)
     share = matrix / np.maximum(totals, 1)[:, None]
     side, font = (3 + 0.48 * count, 9) if count <= 20 else (min(16, 6 + 0.2 * count), 6)
-    figure = Figure(figsize=(side + 1.6, side), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(side + 2.2, side), dpi=DPI, layout="compressed")
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
@@ -75,15 +75,18 @@ def contact_sheet(
     images: np.ndarray | Sequence[np.ndarray],
     captions: Sequence[str | float] | np.ndarray,
     title: str,
+    *,
+    columns: int | None = None,
 ) -> None:
     """Draw the n >= 0 images u8 [S,S,3] of one cluster; captions: n texts or n confidences.
 
-    A text of two lines keeps them, such as a file's name and a confidence.
+    A text of two lines keeps them, such as a file's name and a confidence. `columns`: images in a
+    row; None: so many that the sheet is somewhat wider than high.
 
     Raises:
         DataError: an image is of another kind, or the captions are not n.
     """
-    _mosaic(path, list(images), list(captions), title)
+    _mosaic(path, list(images), list(captions), title, columns)
 
 
 def feature_map(
@@ -127,7 +130,11 @@ def feature_map(
 
 
 def _mosaic(
-    path: str | Path, images: Sequence[np.ndarray | None], captions: Sequence[Any], title: str
+    path: str | Path,
+    images: Sequence[np.ndarray | None],
+    captions: Sequence[Any],
+    title: str,
+    columns: int | None = None,
 ) -> None:
     """Images in rows, a caption below each, on one axes whose unit is a pixel."""
     if len(images) != len(captions):
@@ -138,7 +145,7 @@ def _mosaic(
     # A whole multiple of S keeps the pixels of a small image square and equal.
     cell = side * max(1, round(_CELL / side)) if side <= 2 * _CELL else 2 * _CELL
     texts = [_caption(c, (cell + 8) // 6) for c in captions] or ["no images"]
-    columns = min(len(shown), max(4, math.ceil(math.sqrt(1.6 * len(shown)))))
+    columns = columns or min(len(shown), max(4, math.ceil(math.sqrt(1.6 * len(shown)))))
     gap, foot, head = 12, 13 * max(text.count("\n") + 1 for text in texts) + 8, 40
     width = max(columns * (cell + gap) + gap, 420)
     height = head + math.ceil(len(shown) / columns) * (cell + foot)

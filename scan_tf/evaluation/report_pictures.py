@@ -121,7 +121,7 @@ def _contact_sheets(
         part = f"the {len(top)} surest" if len(members) > len(top) else "the surest first"
         title = f"Cluster {name}: {len(members):,} images, {part}"
         below = [
-            f"{_file_name(images, row)}\n{confidence[row]:.3f} {_class_name(images, row)}".rstrip()
+            f"{_file_name(images, row)}\n{confidence[row]:.3f}{_class_name(images, row)}"
             for row in top.tolist()
         ]
         pictures.contact_sheet(folder / f"{cluster:03d}.png", images.images[top], below, title)
@@ -136,8 +136,8 @@ def _file_name(images: ImageSet, row: int) -> str:
 
 
 def _class_name(images: ImageSet, row: int) -> str:
-    """The true class of an image; nothing without labels."""
-    return "" if images.labels is None else images.class_names[images.labels[row]]
+    """The true class of an image, as it stands behind the confidence; nothing without labels."""
+    return "" if images.labels is None else f", {images.class_names[images.labels[row]]}"
 
 
 def _cluster_names(
