@@ -129,7 +129,8 @@ def api_pages() -> dict[str, str]:
         first = (doc or "").splitlines()[0]
         ordered = sorted(names, key=str.lower)
         new = {names[name]: page for name in ordered if names[name] not in first_on}
-        blocks = "\n\n".join(f"::: {place}" for place in new)
+        called = {names[name]: name for name in ordered}
+        blocks = "\n\n".join(_entry(called[place], place) for place in new)
         if known := [name for name in ordered if names[name] in first_on]:
             links = (f"[`{n}`]({first_on[names[n]]}.md#{names[n]})" for n in known)
             blocks = f"Described elsewhere: {', '.join(links)}.\n\n{blocks}"
@@ -146,15 +147,34 @@ def api_pages() -> dict[str, str]:
     return {"api/index.md": head + "\n".join(rows) + "\n", **pages}
 
 
-def formulas(text: str) -> str:
-    """The text with its formulas as MathML."""
+def _entry(name: str, place: str) -> str:
+    """What mkdocstrings makes the description of a name of; some are defined under another one."""
+    if place.endswith(f".{name}"):
+        return f"::: {place}"
+    return f"::: {place}\n    options:\n      heading: {name}\n      toc_label: {name}"
+
+
+def take_formulas(text: str, into: list[str]) -> str:
+    """The text with a mark in the place of each formula, whose MathML is added to `into`.
+
+    Markdown would take MathML in a line for a paragraph of its own: it comes in afterwards.
+    """
     from latex2mathml.converter import convert
 
+    def mark(mathml: str) -> str:
+        into.append(mathml)
+        return f"@formula{len(into) - 1}@"
+
     def block(found: re.Match[str]) -> str:
-        return f"\n<div>{convert(found[1].strip(), display='block')}</div>\n"
+        return mark(convert(found[1].strip(), display="block"))
 
     text = re.sub(r"^\$\$\n(.*?)\n\$\$$", block, text, flags=re.MULTILINE | re.DOTALL)
-    return re.sub(r"\$`([^`\n]+)`\$", lambda found: convert(found[1]), text)
+    return re.sub(r"\$`([^`\n]+)`\$", lambda found: mark(convert(found[1])), text)
+
+
+def put_formulas(html: str, formulas: list[str]) -> str:
+    """The page with its formulas in the places of their marks."""
+    return re.sub(r"@formula(\d+)@", lambda found: formulas[int(found[1])], html)
 
 
 def on_config(config: Any) -> Any:
@@ -195,7 +215,14 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         target = posixpath.normpath(posixpath.join("docs", link[2]))
         return f"{link[1]}files/{target}.md{link[4]}" if target in known else link[0]
 
+    page.meta["formulas"] = []
+
     def change(plain: str) -> str:
-        return formulas(_LINK.sub(lead, plain))
+        return take_formulas(_LINK.sub(lead, plain), page.meta["formulas"])
 
     return outside_fences(change, markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Put the formulas in."""
+    return put_formulas(html, page.meta.get("formulas", []))

@@ -5,32 +5,24 @@ if (location.protocol === "file:") {
     constructor(url) {
       super();
       this.waiting = [];
-      this.frame = document.createElement("iframe");
-      this.frame.hidden = true;
-      window.addEventListener("message", (event) => {
-        if (event.source !== this.frame.contentWindow) return;
-        const copy = new MessageEvent("message", { data: event.data });
-        this.dispatchEvent(copy);
-        this.onmessage?.(copy);
-      });
+      this.frame = Object.assign(document.createElement("iframe"), { hidden: true });
       const start = () => {
         document.body.append(this.frame);
         const inner = this.frame.contentWindow;
-        inner.document.open();
-        inner.document.write("<!doctype html><title>search</title><script>" +
-          "postMessage = (data) => parent.dispatchEvent(new MessageEvent('message', { data, source: window }));" +
-          "<\/script><script src=\"" + url + "\" onload=\"dispatchEvent(new Event('ready'))\"><\/script>");
-        inner.document.close();
-        inner.addEventListener("ready", () => {
+        inner.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
+        const code = inner.document.createElement("script");
+        code.src = url;
+        code.onload = () => {
           this.ready = inner;
-          for (const data of this.waiting.splice(0)) this.postMessage(data);
-        });
+          this.waiting.splice(0).forEach((data) => this.postMessage(data));
+        };
+        inner.document.head.append(code);
       };
       document.body ? start() : document.addEventListener("DOMContentLoaded", start);
     }
     postMessage(data) {
-      if (!this.ready) { this.waiting.push(data); return; }
-      this.ready.dispatchEvent(new MessageEvent("message", { data }));
+      if (this.ready) this.ready.dispatchEvent(new MessageEvent("message", { data }));
+      else this.waiting.push(data);
     }
     terminate() { this.frame.remove(); }
   };

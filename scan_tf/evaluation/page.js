@@ -43,7 +43,7 @@ function picture(place, size) {
 
 const percent = (share) => (100 * share).toFixed(1) + "\u00a0%";
 const nameOf = (place) => data.names ? data.names[place] : "image " + arrays.row[place];
-const fileOf = (place) => nameOf(place).split("/").pop();
+const fileOf = (place) => nameOf(place).split("/").pop().replace(/(.)\.[^.]*$/, "$1");
 function facts(place) {
   const lines = [`${data.clusters[arrays.cluster[place]]}, confidence ${percent(arrays.confidence[place])}`];
   if (arrays.second) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -118,7 +119,8 @@ def gallery(
     """
 
     def below(path: str) -> str:
-        return f"<small><bdi>{text(path.split('/')[-1])}</bdi></small>" if data.names else ""
+        stem = posixpath.splitext(posixpath.basename(path))[0]
+        return f"<small><bdi>{text(stem)}</bdi></small>" if data.names else ""
 
     name, figures = text(data.cluster_name(cluster)), []
     for caption, pictures in kinds.items():
