@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -96,9 +97,32 @@ def file_page(target: str) -> str:
         links = [f"- [{name}]({path.name}/{name}.md)" for name in shown]
         return f"# {target}\n\n" + "\n".join(links) + "\n"
     text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        return notebook_page(json.loads(text))
     cut = f"\n... ({len(text):,} characters)" if len(text) > _MOST_CHARACTERS else ""
     language = _LANGUAGES.get(path.suffix, "text")
     return f"# {target}\n\n````{language}\n{text[:_MOST_CHARACTERS]}{cut}\n````\n"
+
+
+def notebook_page(book: dict[str, Any]) -> str:
+    """A notebook with its outputs, as Markdown."""
+    parts = []
+    for cell in book["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                pixels = "".join(data["image/png"]).replace("\n", "")
+                parts.append(
+                    f'<img alt="what the cell draws" src="data:image/png;base64,{pixels}">'
+                )
+            elif said := "".join(output.get("text", data.get("text/plain", ()))).rstrip():
+                parts.append(f"```text\n{said}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def faces() -> dict[str, dict[str, str]]:

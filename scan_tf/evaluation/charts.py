@@ -28,7 +28,7 @@ BLUE, RED = "#0072B2", "#D55E00"
 # Of clusters that stand for no class.
 _NO_CLASS = (0.62, 0.62, 0.62)
 # Of a headline: its least size, and how many of its characters are in an inch of the figure.
-_HEADLINE, _PER_INCH = 10.5, 11.2
+_HEADLINE, _PER_INCH = 10.5, 10.6
 # Okabe and Ito's seven colours (2008), and three that the colour-blind tell from them.
 _DISTINCT = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", RED, "#F0E442", "#332288",
              "#882255", "#C4C4C4")  # fmt: skip
@@ -252,9 +252,8 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     """Say what the colours of a panel are below it, where nothing is covered."""
     handles, names = axes.get_legend_handles_labels()
     if names:
-        columns = max(
-            1, min(len(names), int(figure.get_figwidth() * 14 / (6 + max(map(len, names)))))
-        )
+        fit = int(figure.get_figwidth() * 12 / (8 + max(map(len, names))))
+        columns = max(1, min(len(names), fit))
         figure.legend(
             handles, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False
         )
