@@ -172,7 +172,7 @@ def cluster_sizes(
     figure = Figure(figsize=(7.5, 1.4 + each * max(3, count)), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     bars = axes.barh(range(count), sizes, color=BLUE if colours is None else colours, height=0.75)
-    axes.bar_label(bars, [f"{n}" if n else "0: empty" for n in sizes], padding=3, fontsize=font)
+    axes.bar_label(bars, [f"{n:,}" if n else "0: empty" for n in sizes], padding=3, fontsize=font)
     equal = sizes.sum() / max(1, count)
     axes.axvline(equal, color="black", linestyle="--", linewidth=1)
     axes.set_yticks(range(count), [one_line(name, 30) for name in names], fontsize=font)
