@@ -22,7 +22,7 @@ from scan_tf.files import read_npz
 from scan_tf.pipeline import Run
 
 _FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
-_COPIED = ("confusion.png", "map.png", "reliability.png", "confidence.png", "cluster_sizes.png")
+_COPIED = ("confusion.png", "map.png", "reliability.png", "confidence.png")
 _COLUMNS = 8
 _BOXES = (
     ("images", "u8 [N,S,S,3]"),

@@ -42,8 +42,9 @@ def confidence(values: np.ndarray) -> str:
     """How sure the assignments are, float [n] in 0..1."""
     if not len(values):
         return "No image was assigned"
-    sure = np.mean(values > 0.99)
-    return f"Half of the images are surer than {np.median(values):.3f}, {sure:.0%} than 0.99"
+    # Rounded down: nothing is surer than 1.
+    half, sure = np.floor(1000 * float(np.median(values))) / 1000, np.mean(values > 0.99)
+    return f"Half of the images are surer than {min(half, 0.999):.3f}, {sure:.0%} than 0.99"
 
 
 def reliability(name: str, bins: Sequence[Mapping[str, Any]]) -> str:
