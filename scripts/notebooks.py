@@ -9,14 +9,17 @@ Needs the extra `notebook`. What they write goes into a folder of its own and is
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 # demo.ipynb takes the classifier that explore.ipynb has left, where it is there.
 ORDER = ("train", "explore", "demo", "own_images")
 _CELL_S = 600
+_LOG = re.compile(r"$|[IWE]0000 |WARNING: All log messages|To enable the following instructions")
 
 
 def run(names: Sequence[str], work: Path, to: Path) -> None:
@@ -34,7 +37,16 @@ def run(names: Sequence[str], work: Path, to: Path) -> None:
         NotebookClient(book, timeout=_CELL_S, resources=where).execute()
         for cell in book.cells:
             cell.metadata.pop("execution", None)  # times, which differ in every run
+            cell["outputs"] = [o for o in cell.get("outputs", ()) if not _is_log(o)]
+            if cell.cell_type == "markdown":
+                del cell["outputs"]
         nbformat.write(book, to / f"{name}.ipynb")
+
+
+def _is_log(output: Mapping[str, Any]) -> bool:
+    """Whether an output is nothing but what TensorFlow says when it is loaded."""
+    lines = str(output.get("text", "")).splitlines()
+    return output.get("name") == "stderr" and all(map(_LOG.match, lines))
 
 
 def main() -> None:
