@@ -145,6 +145,12 @@ def test_every_recipe_on_a_page_is_a_valid_one(page):
             assert config.from_dict(yaml.safe_load(text)).name
 
 
+def test_every_recipe_stands_in_the_table_of_recipes():
+    table = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert f"`{path.stem}`" in table, path.name
+
+
 def values(source: str) -> set[str]:
     """Numbers of a file as they are written; of a result as they are and in percent, rounded."""
     path = ROOT / source
