@@ -213,8 +213,8 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages of the API, and those of files that other pages link to."""
     from mkdocs.structure.files import File, InclusionLevel
 
-    for path, text in api_pages().items():
-        files.append(File.generated(config, path, content=text))
+    for page, text in api_pages().items():
+        files.append(File.generated(config, page, content=text))
     targets = set()
     for path in sorted(DOCS.rglob("*.md")):
         targets |= set(elsewhere(included(path.read_text(encoding="utf-8"))))
@@ -222,9 +222,9 @@ def on_files(files: Any, config: Any) -> Any:
         inside = (p for p in (ROOT / target).iterdir() if p.is_file() and p.name[0] != ".")
         targets |= {f"{target}/{p.name}" for p in inside}
     for target in sorted(targets):
-        page = File.generated(config, f"files/{target}.md", content=file_page(target))
-        page.inclusion = InclusionLevel.NOT_IN_NAV
-        files.append(page)
+        shown = File.generated(config, f"files/{target}.md", content=file_page(target))
+        shown.inclusion = InclusionLevel.NOT_IN_NAV
+        files.append(shown)
     return files
 
 
