@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 # demo.ipynb takes the classifier that explore.ipynb has left, where it is there.
 ORDER = ("train", "explore", "demo", "own_images")
 _CELL_S = 600
-_LOG = re.compile(r"$|[IWE]0000 |WARNING: All log messages|To enable the following instructions")
+_LOG = re.compile(r"$|[IWE]0000 |WARNING: All log|INFO:tensorflow:|To enable the following")
 
 
 def run(names: Sequence[str], work: Path, to: Path) -> None:
@@ -46,7 +46,7 @@ def run(names: Sequence[str], work: Path, to: Path) -> None:
 def _is_log(output: Mapping[str, Any]) -> bool:
     """Whether an output is nothing but what TensorFlow says when it is loaded."""
     lines = str(output.get("text", "")).splitlines()
-    return output.get("name") == "stderr" and all(map(_LOG.match, lines))
+    return output["output_type"] == "stream" and all(map(_LOG.match, lines))
 
 
 def main() -> None:
