@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 # demo.ipynb takes the classifier that explore.ipynb has left, where it is there.
 ORDER = ("train", "explore", "demo", "own_images")
 _CELL_S = 600
-_LOG = re.compile(r"$|[IWE]0000 |WARNING: All log|INFO:tensorflow:|To enable the following")
+_LOG = re.compile(r"$|[IWE]0000 |WARNING: All log|(?:INFO|WARNING):\w+:|To enable the following")
 
 
 def run(names: Sequence[str], work: Path, to: Path) -> None:
