@@ -36,11 +36,18 @@ def run(names: Sequence[str], work: Path, to: Path) -> None:
         where = {"metadata": {"path": str(work)}}
         NotebookClient(book, timeout=_CELL_S, resources=where).execute()
         for cell in book.cells:
-            cell.metadata.pop("execution", None)  # times, which differ in every run
-            cell["outputs"] = [o for o in cell.get("outputs", ()) if not _is_log(o)]
-            if cell.cell_type == "markdown":
-                del cell["outputs"]
+            tidy(cell, work)
         nbformat.write(book, to / f"{name}.ipynb")
+
+
+def tidy(cell: Any, work: Path) -> None:
+    """Leave out of a cell what differs in every run: times, logs and the folder of the run."""
+    cell.metadata.pop("execution", None)
+    if cell.cell_type == "code":
+        cell["outputs"] = [output for output in cell["outputs"] if not _is_log(output)]
+        for output in cell["outputs"]:
+            if "text" in output:
+                output["text"] = output["text"].replace(f"{work.resolve()}/", "")
 
 
 def _is_log(output: Mapping[str, Any]) -> bool:
