@@ -105,12 +105,18 @@ def file_page(target: str) -> str:
 
 
 def notebook_page(book: dict[str, Any]) -> str:
-    """A notebook with its outputs, as Markdown."""
+    """A notebook of notebooks/ with its outputs, as Markdown for files/notebooks/."""
+
+    def lead(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join("notebooks", link[2]))
+        inside = target.startswith("docs/")
+        return f"{link[1]}../../{target[5:]}{link[3] or ''}{link[4]}" if inside else link[0]
+
     parts = []
     for cell in book["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(source)
+            parts.append(_LINK.sub(lead, source))
             continue
         parts.append(f"```python\n{source}\n```")
         for output in cell["outputs"]:
