@@ -10,7 +10,7 @@ CONSTRAINTS ?=
 CYCLONEDX := cyclonedx-bom==7.5.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo say-demo test say-test test-slow torture fuzz lint types check sbom \
+.PHONY: help install demo say-demo test say-test test-slow torture fuzz lint types docs check sbom \
     constraints clean
 
 # What comes before, the first time.
@@ -56,6 +56,10 @@ lint: $(VENV)/.installed-dev  ## check style and formatting
 types: $(VENV)/.installed-dev  ## check the types
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs  ## write the documentation as a site that needs no network, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
+	@echo "Open site/index.html in a browser."
+
 check:  ## all that continuous integration runs, in a fresh clone of the last commit
 	bash .ci/run
 
@@ -74,7 +78,7 @@ constraints:  ## pin what the tests are run with to what is newest now (3 GB, 2 
 	mv build/constraints.txt tests/constraints.txt
 
 clean:  ## remove the environment and what the tools leave behind; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make later calls skip the installation until setup.py or pyproject.toml changes.
@@ -86,6 +90,11 @@ $(VENV)/.installed: setup.py pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: setup.py pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), with the test tools (3 GB, 2 to 5 minutes) ..."
 	@$(PIP) install $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: setup.py pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV), with the tools of the site (3 GB, 2 to 5 minutes) ..."
+	@$(PIP) install --editable '.[docs]'
 	@touch $@
 
 $(BIN)/python:

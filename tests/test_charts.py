@@ -42,6 +42,29 @@ def test_palette_of_ten_differs_for_the_colour_blind():
     assert distance[~np.eye(10, dtype=bool)].min() > 15
 
 
+def test_clusters_have_the_colours_of_their_classes():
+    classes = charts.palette(3)
+    colours = charts.matched_palette([2, 0, None, 2], 3)
+    np.testing.assert_allclose(colours[[0, 1]], classes[[2, 0]])
+    np.testing.assert_allclose(colours[2], 0.62)
+    # A second cluster of a class has a lighter shade of the same colour.
+    lighter = (colours[3] - classes[2]) / (1 - classes[2])
+    assert lighter.std() < 1e-6
+    assert 0.1 < lighter.mean() < 0.6
+    many = charts.matched_palette([0] * 100, 3)
+    assert len(np.unique((many * 255).round().astype(int), axis=0)) == 100
+    assert (many <= 1).all()
+
+
+def test_a_legend_covers_nothing_and_a_headline_fits(tmp_path):
+    lines = {f"run number {i}": ([1, 1, 1], None) for i in range(9)}
+    long = "a headline of many words that goes on and on " * 4
+    charts.series(tmp_path / "s.png", [1, 2, 3], lines, xlabel="x", ylabel="y", title=long)
+    picture = pixels(tmp_path / "s.png")
+    assert (picture[:, -3:] == 255).all(), "nothing reaches the right edge"
+    charts.series(tmp_path / "1.png", [1, 2, 3], {"": ([1, 1, 1], None)}, **NAMES)
+
+
 NAMES = {"xlabel": "x", "ylabel": "y", "title": "title"}
 
 

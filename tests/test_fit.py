@@ -107,6 +107,9 @@ def test_settings_are_nested_or_flat():
     assert (config.scan.num_clusters, config.scan.epochs, config.pretext.epochs) == (7, 3, 2)
     assert config.pretext.temperature == 0.5
     assert fitting.settings_of(None, None, {"pretext": "rotnet"}).pretext.name == "rotnet"
+    moved = fitting.settings_of("digits_simclr", None, {"pretext": {"name": "byol", "epochs": 3}})
+    assert (moved.pretext.name, moved.pretext.epochs, moved.pretext.batch_size) == ("byol", 3, 256)
+    assert fitting.settings_of("folder", None, {"scan__name": "spectral"}).scan.name == "spectral"
     with pytest.raises(ConfigError, match="unknown key 'scan.epoch'"):
         fitting.settings_of(None, None, {"scan__epoch": 3})
     with pytest.raises(ConfigError, match="no recipe 'digits'"):

@@ -30,7 +30,12 @@ def add_command(commands: Any, name: str, text: str, more: str = "") -> argparse
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse arguments; overrides may stand before, between and after the options."""
+    """Parse arguments; overrides may stand before, between and after the options.
+
+    Args:
+        parser: of the program.
+        argv: arguments; None: those of the process.
+    """
     arguments, rest = parser.parse_known_args(argv)
     if rest and not (hasattr(arguments, "overrides") and all(map(is_override, rest))):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -45,7 +50,11 @@ def is_override(text: str) -> bool:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say which run; see `open_run`."""
+    """Add the arguments that say which run; see `open_run`.
+
+    Args:
+        parser: of a command.
+    """
     parser.add_argument(
         "--config", metavar="NAME|FILE", help="a recipe (scan-tf configs) or a YAML file"
     )

@@ -72,7 +72,11 @@ def _failed(error: BaseException) -> int:
 
 
 def stage_main(stage: str) -> int:
-    """The program of `scripts/<stage>.py`: the arguments of `scan-tf <stage>`."""
+    """The program of `scripts/<stage>.py`: the arguments of `scan-tf <stage>`.
+
+    Args:
+        stage: its name, such as "pretext".
+    """
     return main([stage, *sys.argv[1:]])
 
 

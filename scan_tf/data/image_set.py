@@ -91,7 +91,11 @@ class ImageSet:
         return len(self.class_names) or None
 
     def subset(self, indices: Any) -> ImageSet:
-        """The images at `indices` (integers [M], or a mask bool [N]), in that order."""
+        """The images at `indices` (integers [M], or a mask bool [N]), in that order.
+
+        Args:
+            indices: integers [M], or a mask bool [N].
+        """
         chosen = np.arange(len(self))[np.asarray(indices)]
         return dataclasses.replace(
             self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,15 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from scan_tf.errors import DataError
+from scan_tf.evaluation import headlines
 from scan_tf.files import room
 
 DPI = 120
 BLUE, RED = "#0072B2", "#D55E00"
+# Of clusters that stand for no class.
+_NO_CLASS = (0.62, 0.62, 0.62)
+# Of a headline: its least size, and how many of its characters are in an inch of the figure.
+_HEADLINE, _PER_INCH = 10.5, 10.6
 # Okabe and Ito's seven colours (2008), and three that the colour-blind tell from them.
 _DISTINCT = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", RED, "#F0E442", "#332288",
              "#882255", "#C4C4C4")  # fmt: skip
@@ -36,6 +42,28 @@ def palette(count: int) -> np.ndarray:
     # Neighbouring hues differ in lightness as well.
     hues = [(i / count, (0.36, 0.66, 0.5)[i % 3], 0.8) for i in range(count)]
     return np.array([colorsys.hls_to_rgb(*hue) for hue in hues], np.float32)
+
+
+def matched_palette(mapping: Sequence[int | None], num_classes: int) -> np.ndarray:
+    """Colours of C clusters, f32 [C,3]: those that `palette(num_classes)` gives their classes.
+
+    Args:
+        mapping: cluster -> class, as `metrics.match` gives it; None: grey.
+        num_classes: how many there are.
+
+    Returns:
+        Several clusters of one class have lighter and lighter shades of its colour.
+    """
+    classes = palette(num_classes)
+    colours = np.empty((len(mapping), 3), np.float32)
+    for cluster, of in enumerate(mapping):
+        if of is None:
+            colours[cluster] = _NO_CLASS
+            continue
+        sharing = [c for c, other in enumerate(mapping) if other == of]
+        lighter = 0.6 * sharing.index(cluster) / len(sharing)
+        colours[cluster] = classes[of] + lighter * (1 - classes[of])
+    return colours
 
 
 def series(
@@ -90,10 +118,9 @@ def series(
     elif len(x) <= 12:
         axes.set_xticks(places, [f"{value:g}" for value in places])
         axes.minorticks_off()
-    axes.set_title(one_line(title, 80))
+    headline(figure, title)
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=9, frameon=False)
+    legend_below(figure, axes)
     plain(axes)
     save(figure, path)
 
@@ -109,7 +136,9 @@ def training_curves(path: str | Path, stages: Mapping[str, Sequence[Mapping[str,
     tall, wide = max(1, len(tables)), max(map(len, tables.values()), default=1)
     size = max(5.0, 3.1 * wide), 0.5 + 2.5 * tall
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    figure.suptitle("Training curves" if tables else "Training curves: nothing was logged yet")
+    losses = {stage: table.get("loss", []) for stage, table in tables.items()}
+    said = headlines.curves(losses) if tables else "Training curves: nothing was logged yet"
+    headline(figure, said)
     for row, (stage, table) in enumerate(tables.items()):
         for column, (name, points) in enumerate(table.items(), 1):
             axes = figure.add_subplot(tall, wide, row * wide + column)
@@ -124,19 +153,32 @@ def training_curves(path: str | Path, stages: Mapping[str, Sequence[Mapping[str,
     save(figure, path)
 
 
-def cluster_sizes(path: str | Path, sizes: np.ndarray, names: Sequence[str]) -> None:
-    """Draw the number of images in each cluster: `sizes` int [C], C `names`."""
+def cluster_sizes(
+    path: str | Path,
+    sizes: np.ndarray,
+    names: Sequence[str],
+    colours: np.ndarray | None = None,
+) -> None:
+    """Draw the number of images in each cluster.
+
+    Args:
+        path: the PNG.
+        sizes: int [C].
+        names: of the C clusters.
+        colours: float [C,3] of the bars; None: all are blue.
+    """
     sizes, count = np.asarray(sizes), len(sizes)
-    figure = Figure(figsize=(7.5, 1.4 + 0.26 * max(3, count)), dpi=DPI, layout="constrained")
+    each, font = (0.26, 8) if count <= 40 else (0.15, 6)
+    figure = Figure(figsize=(7.5, 1.4 + each * max(3, count)), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    bars = axes.barh(range(count), sizes, color=BLUE, height=0.75)
-    axes.bar_label(bars, [f"{n}" if n else "0: empty" for n in sizes], padding=3, fontsize=8)
+    bars = axes.barh(range(count), sizes, color=BLUE if colours is None else colours, height=0.75)
+    axes.bar_label(bars, [f"{n:,}" if n else "0: empty" for n in sizes], padding=3, fontsize=font)
     equal = sizes.sum() / max(1, count)
-    axes.axvline(equal, color=RED, linewidth=1.2)
-    axes.set_yticks(range(count), [one_line(name, 30) for name in names], fontsize=8)
+    axes.axvline(equal, color="black", linestyle="--", linewidth=1)
+    axes.set_yticks(range(count), [one_line(name, 30) for name in names], fontsize=font)
     axes.set(xlim=(0, max(1, 1.12 * sizes.max(initial=0))), ylim=(max(1, count) - 0.4, -0.6))
-    axes.set_title(f"Images in each cluster ({count} clusters, {(sizes == 0).sum()} empty)")
-    axes.set_xlabel(f"images (line: equal shares, {equal:.0f} each)")
+    headline(figure, headlines.sizes(sizes))
+    axes.set_xlabel(f"images (dashed: equal shares, {equal:.0f} each)")
     plain(axes, "x")
     save(figure, path)
 
@@ -147,11 +189,11 @@ def confidence_histogram(path: str | Path, confidences: np.ndarray) -> None:
     axes = figure.add_subplot()
     axes.hist(confidences, bins=50, range=(0, 1), color=BLUE, edgecolor="white", linewidth=0.4)
     if len(confidences):
-        median, sure = np.median(confidences), np.mean(confidences > 0.99)
+        median = np.median(confidences)
         axes.axvline(median, color=RED, linewidth=1.4, label=f"median: {median:.3f}")
-        axes.plot([], [], " ", label=f"above 0.99: {sure:.0%} of {len(confidences)} images")
-        axes.legend(fontsize=9, frameon=False, loc="upper left")
-    axes.set(title="Confidence of the cluster assignments", ylabel="images", xlim=(0, 1))
+    legend_below(figure, axes)
+    headline(figure, headlines.confidence(np.asarray(confidences)))
+    axes.set(ylabel=f"of {len(confidences):,} images", xlim=(0, 1))
     axes.set_xlabel("probability of the chosen cluster")
     plain(axes)
     save(figure, path)
@@ -165,7 +207,7 @@ def reliability(
     `stages` maps the name of a clustering to its ECE and the bins that `calibration.calibration`
     gives. On the dashed diagonal confidence is as high as accuracy.
     """
-    figure = Figure(figsize=(6, 6.4), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(7, 6.6), dpi=DPI, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="calibrated")
     for number, (name, (ece, bins)) in enumerate(stages.items()):
@@ -181,9 +223,10 @@ def reliability(
         lows = [r["low"] + w * (0.08 + offset) for r, w in zip(bins, widths, strict=True)]
         below.bar(lows, [100 * row["count"] / total for row in bins], align="edge", color=colour,
                   width=[width / len(stages) for width in widths])  # fmt: skip
-    above.set_title("Reliability: is a confidence of 0.8 right in 80 % of the cases?", fontsize=11)
+    name, (_, bins) = list(stages.items())[-1]
+    headline(figure, headlines.reliability(name, bins))
     above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    above.legend(fontsize=9, frameon=False, loc="upper left")
+    legend_below(figure, above)
     below.set(xlabel="probability of the chosen cluster", ylabel="% of the images")
     plain(above)
     plain(below, "y")
@@ -194,6 +237,26 @@ def one_line(text: str, limit: int) -> str:
     """`limit` characters of a name, free of what folder names may hold: formulas, line breaks."""
     text = "".join(c if c.isprintable() else " " for c in text)
     return (text if len(text) <= limit else text[: limit - 1] + "…").replace("$", r"\$")
+
+
+def headline(figure: Figure, text: str) -> None:
+    """Put what a picture says above it, from its left edge, in as many lines as that takes."""
+    wide = figure.get_figwidth()
+    size = min(18.0, max(_HEADLINE, 0.9 * wide))
+    width = int(wide * _PER_INCH * _HEADLINE / size)
+    lines = [one_line(line, width) for line in textwrap.wrap(one_line(text, 240), width)]
+    figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=size, fontweight="bold")
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """Say what the colours of a panel are below it, where nothing is covered."""
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        fit = int(figure.get_figwidth() * 12 / (8 + max(map(len, names))))
+        columns = max(1, min(len(names), fit))
+        figure.legend(
+            handles, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False
+        )
 
 
 def plain(axes: Axes, grid: Any = "both") -> None:

@@ -55,7 +55,15 @@ def knn_accuracy(
     query_labels: np.ndarray,
     **options: Any,
 ) -> float:
-    """Accuracy in 0..1 of `knn_predict`, which see for the options and errors."""
+    """Accuracy in 0..1 of `knn_predict`, which see for the options and errors.
+
+    Args:
+        bank: float32 [N,P], unit rows that vote.
+        bank_labels: int [N], their classes.
+        queries: float32 [Q,P], unit rows.
+        query_labels: int [Q], their true classes.
+        options: of `knn_predict`: `k`, `temperature`, `num_classes`, `leave_one_out`.
+    """
     same_length(queries=queries, query_labels=query_labels)
     predicted = knn_predict(bank, bank_labels, queries, **options)
     return float((predicted == query_labels).mean())

@@ -43,6 +43,7 @@ function picture(place, size) {
 
 const percent = (share) => (100 * share).toFixed(1) + "\u00a0%";
 const nameOf = (place) => data.names ? data.names[place] : "image " + arrays.row[place];
+const fileOf = (place) => nameOf(place).split("/").pop().replace(/(.)\.[^.]*$/, "$1");
 function facts(place) {
   const lines = [`${data.clusters[arrays.cluster[place]]}, confidence ${percent(arrays.confidence[place])}`];
   if (arrays.second) {
@@ -117,6 +118,7 @@ function openAll(cluster) {
     const fresh = document.createDocumentFragment();
     for (; next < end; next++) {
       const button = make("button", {}, picture(next, size));
+      if (data.names) button.append(make("small", { dir: "auto", textContent: fileOf(next) }));
       button.dataset.i = next;
       button.setAttribute("aria-label", nameOf(next));
       button.tabIndex = next === low ? 0 : -1;
@@ -248,13 +250,12 @@ const map = arrays.coordinates && (() => {
     const mix = (at) => Math.round(parseInt(hex.slice(at, at + 2), 16) * 0.7 + 255 * 0.3);
     return `rgb(${mix(1)} ${mix(3)} ${mix(5)})`;
   }
-  function distinct(number) { return `hsl(${(number * 137.508) % 360} 65% ${dark.matches ? 66 : 46}%)`; }
   function colourOf(i) {
     if (colourBy.value === "confidence") {
       const step = Math.round(arrays.confidence[i] * 20) / 20;
       return dark.matches ? `hsl(${20 + 190 * step} 75% 62%)` : `hsl(${20 + 190 * step} 80% 42%)`;
     }
-    if (colourBy.value === "label") return data.classes.length <= 10 && data.colours.length >= data.classes.length && data.colours.length <= 10 ? shade(data.colours[arrays.label[i]]) : distinct(arrays.label[i]);
+    if (colourBy.value === "label") return shade(data.classColours[arrays.label[i]]);
     return shade(data.colours[arrays.cluster[i]]);
   }
   function draw() {

@@ -189,9 +189,7 @@ class _Page:
         options = "".join(f'<option value="{k}">{name}</option>' for k, name in choices.items())
         return _template("map.html").replace("{{options}}", options)
 
-    def _galleries(
-        self, sure: np.ndarray, classes: list[tuple[str, float]] | None
-    ) -> str:  # fmt: skip
+    def _galleries(self, sure: np.ndarray, classes: list[tuple[str, float]] | None) -> str:
         parts = []
         for cluster, gallery in enumerate(self.galleries):
             size = int(self.sizes[cluster])
@@ -277,7 +275,8 @@ class _Page:
             "perSheet": thumbnails.PER_SHEET,
             "clusters": [data.cluster_name(c) for c in range(data.num_clusters)],
             "classes": list(data.class_names) if data.labels is not None else [],
-            "colours": [_hex(colour) for colour in palette(data.num_clusters)],
+            "colours": [_hex(colour) for colour in data.cluster_colours()],
+            "classColours": [_hex(colour) for colour in palette(len(data.class_names))],
             "names": None if data.names is None else [data.names[row] for row in rows.tolist()],
             "arrays": arrays,
         }

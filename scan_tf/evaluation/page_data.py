@@ -10,6 +10,7 @@ import numpy as np
 
 from scan_tf.errors import DataError
 from scan_tf.evaluation import metrics
+from scan_tf.evaluation.charts import matched_palette, palette
 from scan_tf.features.duplicates import Duplicates
 
 
@@ -124,6 +125,15 @@ class PageData:
         """`Cluster 3`, or the name that it was given."""
         given = self.cluster_names[cluster] if self.cluster_names is not None else ""
         return given or f"Cluster {cluster}"
+
+    def cluster_colours(self) -> np.ndarray:
+        """Colours of the clusters, float32 [C,3]: those of their classes where labels are known."""
+        if self.labels is None:
+            return palette(self.num_clusters)
+        count = len(self.class_names)
+        return matched_palette(
+            metrics.match(self.labels, self.clusters, self.num_clusters, count)[0], count
+        )
 
     def image_name(self, row: int) -> str:
         """Its path, or `image 17`."""

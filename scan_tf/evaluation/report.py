@@ -21,16 +21,14 @@ from scan_tf.evaluation import (
     calibration,
     charts,
     metrics,
-    pictures,
     report_lines,
+    report_pictures,
 )
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.remarks import remarks
 from scan_tf.evaluation.text import percent
 from scan_tf.features.outliers import Reference
 from scan_tf.files import write_text
-
-_SHEET_IMAGES = 36
 
 
 class Report(TypedDict):
@@ -122,11 +120,11 @@ def write(
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     assignments.write_mappings(folder, images, clusterings, scores, formulas=config.formulas)
     if config.pictures:
-        _draw_charts(folder, clusterings, scores, report["pretext"])
+        report_pictures.draw_charts(folder, clusterings, scores, report["pretext"])
         charts.training_curves(folder / "curves.png", {s: r for s, r in curves.items() if r})
         count = min(config.map_points, len(images))
         some = np.random.default_rng(report["seed"]).choice(len(images), count, replace=False)
-        _draw(folder, images, clusterings[-1], points, some)
+        report_pictures.draw(folder, images, clusterings[-1], points, some)
     return report
 
 
@@ -219,101 +217,3 @@ def _abstain(
     correct, (reference, distance) = _correct(images, clustering, scores), compared
     told: dict[str, Any] = {"below": chosen[0], "how": chosen[1], "far": reference.far}
     return abstention.summary(clustering.confidence, distance, correct, **told)
-
-
-def _draw_charts(
-    folder: Path,
-    clusterings: Sequence[Clustering],
-    scores: Mapping[str, Mapping[str, Any]],
-    pretext: Mapping[str, Any],
-) -> None:
-    """Charts of what is in the report, all clusterings in one."""
-    shown_as = {clustering.label: scores[clustering.name] for clustering in clusterings}
-    known = all(found["acc"] is not None for found in shown_as.values())
-    if known:
-        parts = {label: found["calibration"] for label, found in shown_as.items()}
-        charts.reliability(
-            folder / "reliability.png", {k: (c["ece"], c["bins"]) for k, c in parts.items()}
-        )
-    shown = "accuracy" if known else "threshold"
-    rows = {label: found["coverage"] for label, found in shown_as.items()}
-    charts.series(
-        folder / "coverage.png",
-        calibration.COVERAGES,
-        {label: ([row[shown] for row in part], None) for label, part in rows.items()},
-        xlabel="most confident images that are kept, %",
-        ylabel="their accuracy" if known else "confidence of the least sure of them",
-        title="Leaving out unsure images",
-    )
-    purity = pretext["neighbor_purity_by_k"]
-    if purity:
-        chance = pretext["neighbor_purity_chance"]
-        charts.series(
-            folder / "purity_vs_k.png",
-            [int(k) for k in purity],
-            {"training images": (list(purity.values()), None)},
-            xlabel="nearest neighbours K",
-            ylabel="share with the image's own class",
-            title="Purity of the neighbours by the pretext's features",
-            log_x=True,
-            level=(f"chance: {chance:.3f}", chance),
-        )
-
-
-def _draw(
-    folder: Path, images: ImageSet, clustering: Clustering, points: np.ndarray, some: np.ndarray
-) -> None:
-    """Pictures of the clusters of one clustering; `some`: rows of the images on the map."""
-    clusters, confidence = clustering.clusters, clustering.confidence
-    names, mapping = _cluster_names(images, clusters, clustering.probs.shape[1])
-    given = clustering.names or [""] * len(names)
-    names = [
-        f"{c}: {own}" if own else name
-        for c, (own, name) in enumerate(zip(given, names, strict=True))
-    ]
-    sizes = np.bincount(clusters, minlength=len(names))
-    charts.cluster_sizes(folder / "cluster_sizes.png", sizes, names)
-    charts.confidence_histogram(folder / "confidence.png", confidence)
-    chosen = metrics.prototypes(clustering.probs, clustering.features)
-    examples = [images.images[i] if i >= 0 else None for i in chosen]
-    pictures.prototypes(folder / "prototypes.png", examples, names)
-    _contact_sheets(folder / "clusters", images, clusters, confidence, names)
-    labels = None if images.labels is None else images.labels[some]
-    on_map = points[some], clusters[some]
-    pictures.feature_map(folder / "map.png", *on_map, labels, images.class_names)
-    if images.labels is not None:
-        predicted = metrics.to_classes(clusters, mapping)
-        known = predicted >= 0
-        matrix = metrics.confusion(images.labels[known], predicted[known], len(images.class_names))
-        pictures.confusion_matrix(
-            folder / "confusion.png", matrix, images.class_names, "True class against cluster"
-        )
-
-
-def _contact_sheets(
-    folder: Path,
-    images: ImageSet,
-    clusters: np.ndarray,
-    confidence: np.ndarray,
-    names: list[str],
-) -> None:
-    """A page for each cluster: its most confident images."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for cluster, name in enumerate(names):
-        members = np.flatnonzero(clusters == cluster)
-        top = members[np.argsort(-confidence[members], kind="stable")[:_SHEET_IMAGES]]
-        title = f"Cluster {name}: {len(members)} images, the most confident"
-        pictures.contact_sheet(
-            folder / f"{cluster:03d}.png", images.images[top], confidence[top], title
-        )
-
-
-def _cluster_names(
-    images: ImageSet, clusters: np.ndarray, count: int
-) -> tuple[list[str], list[int | None]]:
-    """`3`, or `3: frog` where labels tell, and the mapping from clusters to classes."""
-    if images.labels is None:
-        return [str(c) for c in range(count)], []
-    mapping, _ = metrics.match(images.labels, clusters, count, len(images.class_names))
-    classes = [None if m is None else images.class_names[m] for m in mapping]
-    return [str(c) if n is None else f"{c}: {n}" for c, n in enumerate(classes)], mapping

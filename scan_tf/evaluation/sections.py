@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -116,12 +117,17 @@ def gallery(
         kinds: caption -> (place on the page, name, image in base64).
         more: how many images a button shows; 0: there is no button.
     """
+
+    def below(path: str) -> str:
+        stem = posixpath.splitext(posixpath.basename(path))[0]
+        return f"<small><bdi>{text(stem)}</bdi></small>" if data.names else ""
+
     name, figures = text(data.cluster_name(cluster)), []
     for caption, pictures in kinds.items():
         if pictures:
             inner = "".join(
                 f'<button data-i="{place}"><img src="data:image/webp;base64,{pixels}" '
-                f'alt="{text(of)}" loading="lazy"></button>'
+                f'alt="{text(of)}" loading="lazy">{below(of)}</button>'
                 for place, of, pixels in pictures
             )
             group = f'<div class="strip" role="group" aria-label="{name}: {caption}">{inner}</div>'

@@ -180,5 +180,12 @@ def _draw(path: Path, rows: Sequence[Row]) -> None:
         {name: (line, None) for name, line in values.items()},
         xlabel="from the features to the clusters",
         ylabel="%",
-        title="Runs compared",
+        title=_headline(rows, *list(shown.items())[-1]),
     )
+
+
+def _headline(rows: Sequence[Row], key: str, name: str) -> str:
+    """Which run is best at the end."""
+    known = [row for row in rows if row[key] is not None]
+    best = max(known, key=lambda row: row[key])
+    return f"{len(rows)} runs compared; the highest {name} is that of {best['run']}"

@@ -135,10 +135,24 @@ def draw(
         series,
         xlabel=key,
         ylabel="ACC, %" if known else "%",
-        title=" and ".join(axes),
+        title=_headline(series, places, " and ".join(axes), key),
         log_x=bool(numbers) and places[0] > 0 and places[-1] / places[0] >= _LOG_RATIO,
         level=level,
     )
+
+
+def _headline(series: Mapping[str, Any], places: Sequence[Any], axes: str, key: str) -> str:
+    """Where the highest mean of the first measure stands."""
+    points = [
+        (mean, name, place)
+        for name, (means, _) in series.items()
+        for mean, place in zip(means, places, strict=True)
+        if math.isfinite(mean) and not name.endswith(MEASURES["num_clusters_used"])
+    ]
+    if not points:
+        return axes
+    mean, name, place = max(points, key=lambda point: point[0])
+    return f"{axes}: highest at {key}={as_text(place)}, {mean:.1f} % ({name})"
 
 
 def _lines(rows: Sequence[Row], axes: Sequence[str]) -> list[tuple[str, list[Row], str]]:

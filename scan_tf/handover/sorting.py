@@ -151,6 +151,9 @@ def undo(path: Path) -> Undone:
     Kept is what has been changed since, and what would be the last copy of an image; the undo file
     then goes on to tell of it.
 
+    Args:
+        path: the undo file, `sort-undo.jsonl` in the sorted folder.
+
     Raises:
         MissingDataError: there is no such file.
         DataError: it is no undo file.

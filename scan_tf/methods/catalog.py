@@ -16,7 +16,11 @@ SECTIONS: dict[Kind, str] = {"pretext": "pretext", "clustering": "scan", "selfla
 
 
 def available(kind: Kind = "pretext") -> list[str]:
-    """Names of the methods of a kind that come with this package, sorted."""
+    """Names of the methods of a kind that come with this package, sorted.
+
+    Args:
+        kind: "pretext", "clustering" or "selflabel".
+    """
     return schema.modules_of(f"scan_tf.methods.{kind}")
 
 

@@ -67,7 +67,11 @@ class Backbone(abc.ABC):
 
     @abc.abstractmethod
     def copy(self, dtype: str) -> Backbone:
-        """The same network with the same weights, computing in another Keras dtype policy."""
+        """The same network with the same weights, computing in another Keras dtype policy.
+
+        Args:
+            dtype: a Keras dtype policy, such as `float32`.
+        """
 
     @property
     def parts(self) -> Sequence[Any]:
@@ -75,11 +79,19 @@ class Backbone(abc.ABC):
         return self.variables
 
     def normalise(self, images: tf.Tensor) -> tf.Tensor:
-        """(images - mean) / std per channel; float32 [B,S,S,3], images in 0..1."""
+        """(images - mean) / std per channel; float32 [B,S,S,3], images in 0..1.
+
+        Args:
+            images: f32 [B,S,S,3] in 0..1.
+        """
         return (images - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
-        """Features f32 [B,D] of images f32 [B,S,S,3] in 0..1, in inference mode."""
+        """Features f32 [B,D] of images f32 [B,S,S,3] in 0..1, in inference mode.
+
+        Args:
+            images: f32 [B,S,S,3] in 0..1.
+        """
         return self(self.normalise(images), training=False)
 
 

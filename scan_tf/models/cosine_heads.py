@@ -59,7 +59,11 @@ class CosineHeads(keras.Model):
         )
 
     def call(self, features: tf.Tensor) -> tf.Tensor:
-        """Logits f32 [H,B,C] of features [B,D]."""
+        """Logits f32 [H,B,C] of features [B,D].
+
+        Args:
+            features: float [B,D].
+        """
         x, equation = tf.cast(features, tf.float32), "bd,hde->hbe"
         for number, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
             x = tf.einsum(equation, tf.nn.gelu(x) if number else x, kernel) + bias
@@ -69,6 +73,9 @@ class CosineHeads(keras.Model):
 
     def keep(self, head: int) -> CosineHeads:
         """A new CosineHeads (H = 1) with a copy of head number `head`, from 0.
+
+        Args:
+            head: its number, 0..H-1.
 
         Raises:
             IndexError: there is no such head.
@@ -81,7 +88,11 @@ class CosineHeads(keras.Model):
         return kept
 
     def cooled(self, temperature: float) -> CosineHeads:
-        """Heads of the same weights whose logits are these divided by a temperature."""
+        """Heads of the same weights whose logits are these divided by a temperature.
+
+        Args:
+            temperature: above 0; above 1 the probabilities get less sure.
+        """
         if temperature == 1:
             return self
         cooled = CosineHeads(

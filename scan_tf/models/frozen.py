@@ -67,7 +67,11 @@ class Frozen(Backbone):
         return [self.center, self.components, *self.network.parts]
 
     def copy(self, dtype: str) -> Frozen:
-        """The same with the network computing in another Keras dtype policy."""
+        """The same with the network computing in another Keras dtype policy.
+
+        Args:
+            dtype: a Keras dtype policy, such as `float32`.
+        """
         network = self.network.copy(dtype)
         new = Frozen(network, image_size=self.image_size, dim=self._dim, tuned=self.tuned)
         assign(new, self)
@@ -75,6 +79,9 @@ class Frozen(Backbone):
 
     def fit(self, features: np.ndarray) -> float:
         """Set centre and components from features float [N,D'] of the network.
+
+        Args:
+            features: float [N,D'].
 
         Returns:
             The share of the variance that the components keep, 0..1.
@@ -91,7 +98,11 @@ class Frozen(Backbone):
         return found.explained
 
     def project(self, features: np.ndarray) -> np.ndarray:
-        """Features float32 [N,D] from features float [N,D'] of the network."""
+        """Features float32 [N,D] from features float [N,D'] of the network.
+
+        Args:
+            features: float [N,D'].
+        """
         return self._reduction().rows(features)
 
     def _reduction(self) -> reduction.Reduction:

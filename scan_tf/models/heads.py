@@ -67,7 +67,12 @@ class MLP(keras.Model):
             norm.build((None, 1, 1, width))
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Map [B,D] to f32 [B,P]; with `training`, BatchNorm normalises by the batch."""
+        """Map [B,D] to f32 [B,P]; with `training`, BatchNorm normalises by the batch.
+
+        Args:
+            x: float [B,D].
+            training: BatchNorm goes by the batch.
+        """
         for i, linear in enumerate(self.linears):
             x = linear(x)
             if i < len(self.norms):
@@ -82,6 +87,11 @@ class ProjectionHead(MLP):
 
     Official configuration: 512 -> 512 -> 128 with biases and no BatchNorm, which is the projector
     of its checkpoints; weights are stored under their names there.
+
+    Args:
+        feature_dim: D, of the backbone.
+        hidden: width of the layer between.
+        dim: P, of the projection.
     """
 
     def __init__(self, feature_dim: int, hidden: int, dim: int):
@@ -98,6 +108,10 @@ class ClusterHeads(keras.Model):
     """H independent linear classifiers on the same features (SCAN, section 2.2).
 
     The stage keeps the one with the lowest label-free selection loss.
+
+    Args:
+        num_heads: H, at least 1.
+        num_clusters: C, at least 1.
     """
 
     def __init__(self, num_heads: int, num_clusters: int):
@@ -111,7 +125,11 @@ class ClusterHeads(keras.Model):
             head.build(input_shape)
 
     def call(self, features: tf.Tensor) -> tf.Tensor:
-        """Logits f32 [H,B,C] of features [B,D], by one matrix product for all heads."""
+        """Logits f32 [H,B,C] of features [B,D], by one matrix product for all heads.
+
+        Args:
+            features: float [B,D].
+        """
         kernels = tf.concat([tf.convert_to_tensor(head.kernel) for head in self.heads], axis=1)
         biases = tf.concat([tf.convert_to_tensor(head.bias) for head in self.heads], axis=0)
         logits = tf.matmul(features, kernels) + biases
@@ -120,7 +138,12 @@ class ClusterHeads(keras.Model):
 
     @classmethod
     def linear(cls, kernel: np.ndarray, bias: np.ndarray) -> ClusterHeads:
-        """One head (H = 1) with this kernel f32 [D,C] and bias f32 [C]."""
+        """One head (H = 1) with this kernel f32 [D,C] and bias f32 [C].
+
+        Args:
+            kernel: float32 [D,C].
+            bias: float32 [C].
+        """
         heads = cls(1, len(bias))
         heads.build((None, len(kernel)))
         for variable, value in zip(heads.variables, (kernel, bias), strict=True):
@@ -129,6 +152,9 @@ class ClusterHeads(keras.Model):
 
     def keep(self, head: int) -> ClusterHeads:
         """A new ClusterHeads (H = 1) with a copy of head number `head`, from 0.
+
+        Args:
+            head: its number, 0..H-1.
 
         Raises:
             IndexError: there is no such head.
@@ -140,7 +166,11 @@ class ClusterHeads(keras.Model):
         return kept
 
     def cooled(self, temperature: float) -> ClusterHeads:
-        """New ClusterHeads whose logits are these divided by a temperature; themselves at 1."""
+        """New ClusterHeads whose logits are these divided by a temperature; themselves at 1.
+
+        Args:
+            temperature: above 0; above 1 the probabilities get less sure.
+        """
         if temperature == 1:
             return self
         cooled = ClusterHeads(self.num_heads, self.num_clusters)

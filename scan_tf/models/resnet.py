@@ -55,6 +55,16 @@ class ResNet(keras.Model, Backbone):
     the cost (not in the official code); `stl`, the same and a max-pool 2x2 at stride 2
     padded by 1 (96 -> 49 -> 25 -> 13 -> 7); `imagenet`, 7x7 convolution at stride 2 and a max-pool
     3x3 at stride 2 padded by 1.
+
+    Args:
+        blocks: residual blocks of each of the four stages, such as (2, 2, 2, 2).
+        bottleneck: blocks of three convolutions in place of two (ResNet-50).
+        stem: `cifar`, `strided`, `stl` or `imagenet`, see above.
+        width: channels of the first stage, at least 1; the others have 2, 4 and 8 times as many.
+        dtype: Keras dtype policy, such as `float32` or `mixed_bfloat16`.
+        image_size: S, the side of the images in pixels.
+        mean: of each channel of images in 0..1, which `embed` takes away.
+        std: of each channel, by which it divides.
     """
 
     def __init__(
@@ -109,7 +119,11 @@ class ResNet(keras.Model, Backbone):
             channels = block.channels
 
     def copy(self, dtype: str) -> ResNet:
-        """The same network with the same weights, computing in another Keras dtype policy."""
+        """The same network with the same weights, computing in another Keras dtype policy.
+
+        Args:
+            dtype: a Keras dtype policy, such as `float32`.
+        """
         blocks, bottleneck = self._layout
         new = ResNet(
             blocks,
@@ -125,13 +139,23 @@ class ResNet(keras.Model, Backbone):
         return new
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Features f32 [B,D] of normalised images [B,S,S,3]; `training`: batch statistics."""
+        """Features f32 [B,D] of normalised images [B,S,S,3]; `training`: batch statistics.
+
+        Args:
+            x: normalised images f32 [B,S,S,3].
+            training: BatchNorm goes by the batch, not by its running averages.
+        """
         return self.stage_features(x, 4, training=training)
 
     def stage_features(self, x: tf.Tensor, stage: int, training: bool = False) -> tf.Tensor:
         """The pooled output of one of the four stages, counted from 1.
 
         f32 [B,D'], D' = D / 2**(4 - stage). After the last one these are the features of `call`.
+
+        Args:
+            x: normalised images f32 [B,S,S,3].
+            stage: 1 to 4.
+            training: as for `call`.
         """
         x = self.bn1(self.conv1(x), training=training)
         x = tf.nn.relu(x) if self.stem_relu else x

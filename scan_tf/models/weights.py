@@ -21,6 +21,11 @@ def save_weights(
 ) -> None:
     """Write the variables of `networks` under `network/variable` names.
 
+    Args:
+        path: the file, `.npz`; the old one stays until the new one is whole.
+        networks: name -> network.
+        extra: plain values to store with them.
+
     Raises:
         Diverged: one of them is not finite; what was at `path` stays.
     """
@@ -35,6 +40,10 @@ def save_weights(
 
 def load_weights(path: Path, networks: Mapping[str, keras.Model]) -> dict[str, Any]:
     """Assign the variables of `networks` from `path`; networks not asked for are left there.
+
+    Args:
+        path: a file of `save_weights`.
+        networks: name -> the network whose variables are assigned.
 
     Returns:
         The `extra` mapping given to `save_weights`.
@@ -53,7 +62,11 @@ def load_weights(path: Path, networks: Mapping[str, keras.Model]) -> dict[str, A
 
 
 def named_variables(networks: Mapping[str, keras.Model]) -> dict[str, Any]:
-    """Variables by `network/path-inside-the-network`, in a fixed order."""
+    """Variables by `network/path-inside-the-network`, in a fixed order.
+
+    Args:
+        networks: name -> network.
+    """
     return {
         f"{name}/{variable.path.split('/', 1)[-1]}": variable
         for name, network in networks.items()

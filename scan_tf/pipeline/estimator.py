@@ -59,7 +59,12 @@ class Scan(ClusterMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> Scan:
-        """Learn from images; `y` is not read. Raises as `fit` of this package does."""
+        """Learn from images; `y` is not read. Raises as `fit` of this package does.
+
+        Args:
+            X: images, see the class.
+            y: nothing; scikit-learn's pipelines pass it.
+        """
         settings = dict(self.settings or {})
         if self.random_state is not None:
             settings["seed"] = self.random_state
@@ -71,12 +76,20 @@ class Scan(ClusterMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The cluster of every image, int64 [N]."""
+        """The cluster of every image, int64 [N].
+
+        Args:
+            X: images, see the class.
+        """
         check_is_fitted(self)
         return self.fitted_.predict(X)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """The probability of every cluster, float32 [N,C]."""
+        """The probability of every cluster, float32 [N,C].
+
+        Args:
+            X: images, see the class.
+        """
         check_is_fitted(self)
         return self.fitted_.predict_proba(X)
 

@@ -89,7 +89,11 @@ class Fitted:
         return self.predict_proba(images).argmax(axis=1)
 
     def predict_proba(self, images: Any) -> np.ndarray:
-        """The probability of every cluster, float32 [N,C]; takes and raises what `predict` does."""
+        """The probability of every cluster, float32 [N,C]; takes and raises what `predict` does.
+
+        Args:
+            images: uint8 [N,H,W,3], [N,H,W,1] or [N,H,W], an `ImageSet`, or a folder (sorted).
+        """
         size = self._backbone.image_size
         if isinstance(images, (str, Path)):
             fit = fitter(size)
@@ -107,6 +111,9 @@ class Fitted:
 
     def export(self, path: str | Path) -> Path:
         """Write a SavedModel: images uint8 [B,H,W,3] -> cluster, probabilities and features.
+
+        Args:
+            path: the folder to write; its parents are made.
 
         Raises:
             StageError: `path` holds something else.
@@ -215,11 +222,23 @@ def settings_of(
 ) -> Config:
     """A recipe with other settings, nested or flat."""
     tree = reading.read_yaml(reading.find_config(recipe or DEFAULT_RECIPE))
+    # As on the command line: another method goes without what only the recipe's method knows.
+    reading.leave_out_replaced(Config, tree, [*_methods(settings)])
     for name, value in settings.items():
         _merge(tree, name.split("__"), value)
     if num_clusters is not None:
         _merge(tree, ["scan", "num_clusters"], num_clusters)
     return configs.from_dict(tree)
+
+
+def _methods(settings: Mapping[str, Any]) -> Iterator[tuple[list[str], Any, str]]:
+    """The methods that settings name, such as `pretext={"name": "moco"}`, as overrides."""
+    for key, value in settings.items():
+        keys = key.split("__")
+        if isinstance(value, Mapping) and len(keys) == 1 and "name" in value:
+            yield [*keys, "name"], value["name"], key
+        elif len(keys) == 2 and keys[1] == "name":
+            yield keys, value, key
 
 
 def with_settings(

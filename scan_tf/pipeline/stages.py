@@ -109,7 +109,12 @@ def run_all(run: Run) -> None:
 
 
 def run_stage(run: Run, stage: str) -> None:
-    """Run one stage, unless it is done. Raises StageError when its input is missing."""
+    """Run one stage, unless it is done. Raises StageError when its input is missing.
+
+    Args:
+        run: the run.
+        stage: its name, such as "pretext"; see `STAGES`.
+    """
     if run.is_done(stage):
         print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
         _remember_place(run)

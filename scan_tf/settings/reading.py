@@ -38,7 +38,7 @@ def read_tree(cls: type, path: Path, overrides: Iterable[str]) -> dict[str, Any]
 def with_overrides(cls: type, tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A mapping for the section `cls` with the overrides in it. Raises ConfigError."""
     changes = [_parse_override(cls, text) for text in overrides]
-    _leave_out_replaced(cls, tree, changes)
+    leave_out_replaced(cls, tree, changes)
     for keys, value, text in changes:
         _apply_override(tree, keys, value, text)
     return tree
@@ -197,10 +197,16 @@ def _is_text(cls: type, keys: Sequence[str]) -> bool:
     return typing.get_type_hints(cls).get(leaf) in (str, str | None)
 
 
-def _leave_out_replaced(
+def leave_out_replaced(
     cls: type, tree: dict[str, Any], changes: list[tuple[list[str], Any, str]]
 ) -> None:
-    """Take from the tree what only the methods know that the overrides replace by others."""
+    """Take from the tree what only the methods know that the changes replace by others.
+
+    Args:
+        cls: the section that the tree is for.
+        tree: a mapping, which is changed.
+        changes: keys, value and text of each override.
+    """
     for field in dataclasses.fields(cls):
         section = _expand_name(tree.get(field.name) or {})
         names = [v for keys, v, _ in changes if keys in ([field.name], [field.name, "name"])]

@@ -141,7 +141,12 @@ class Loader:
             self._resident = tf.convert_to_tensor(np.asarray(images.images[:]))
 
     def inputs(self, start: int, stop: int) -> Iterator[Inputs]:
-        """Inputs of the steps `start` to `stop - 1`; slow ones are made ahead by a thread."""
+        """Inputs of the steps `start` to `stop - 1`; slow ones are made ahead by a thread.
+
+        Args:
+            start: the first step, from 0.
+            stop: the step after the last.
+        """
         steps = range(start, stop)
         if self._resident is not None:
             yield from map(self.order, steps)
@@ -149,7 +154,11 @@ class Loader:
             yield from _ahead(self._gather, steps)
 
     def prepare(self, inputs: Inputs) -> dict[str, tf.Tensor]:
-        """The task's batch: `index` and the normalised views. Graph code."""
+        """The task's batch: `index` and the normalised views. Graph code.
+
+        Args:
+            inputs: of one step, as `inputs` gives them.
+        """
         batch = {"index": inputs["index"]}
         for number, (name, view) in enumerate(self.views.items()):
             if self._host:
