@@ -36,7 +36,8 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONT
 # Pages of what was measured, dated and beside its commands, and pages that a program writes.
 DATED = {
     *("README", "CONTRIBUTING", "architecture", "changelog", "experiments"),
-    *("fidelity", "first-run", "limited-time", "performance", "reliability", "results", "settings"),
+    *("fidelity", "first-run", "how-many-clusters", "limited-time", "performance", "reliability"),
+    *("results", "settings"),
 }
 FENCE = re.compile(
     r"^(?:<!-- ((?:tested|not tested|shown): [^\n]+) -->\n)?```(\w*)\n(.*?)^```$",
