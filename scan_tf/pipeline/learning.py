@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scan_tf import machine
+from scan_tf import machine, replicas
 from scan_tf.config import TrainConfig
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import ConfigError, Diverged, StageError
@@ -20,10 +20,36 @@ from scan_tf.pipeline.extend import SETTINGS
 from scan_tf.pipeline.record import differences
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import TRAINED
+from scan_tf.replicas import Replicas
 from scan_tf.training.loader import Loader, Order
 from scan_tf.training.loop import Batches, EpochHook, Trainer
 
 _log = logging.getLogger(__name__)
+
+
+def replicas_of(run: Run, stage: str) -> Replicas:
+    """The devices of a stage; its networks are to be built in their `scope`.
+
+    One where no backbone is trained.
+    """
+    still = getattr(run.config.pretext, "frozen", False)
+    still = still or (stage == "scan" and run.config.scan.freeze_backbone)
+    return replicas.ALONE if still else _devices(run.device.kind, run.device.replicas)
+
+
+@functools.cache
+def _devices(kind: str, count: int) -> Replicas:
+    return Replicas([f"{kind.upper()}:{i}" for i in range(count)])
+
+
+def check_replicas(run: Run) -> None:
+    """Raise ConfigError where the batch of a stage cannot be divided among its devices."""
+    for stage in TRAINED:
+        section = getattr(run.config, stage)
+        try:
+            replicas_of(run, stage).check(section.batch_size if section.epochs else 0)
+        except ConfigError as error:
+            raise ConfigError(f"{stage}.{error}") from error
 
 
 def new_order(run: Run, stage: str, num_images: int, neighbors: np.ndarray | None = None) -> Order:
@@ -47,6 +73,7 @@ def new_loader(
         augment_config=run.config.augment,
         runtime=run.config.runtime,
         device=run.device,
+        replicas=replicas_of(run, stage),
     )
 
 
@@ -93,11 +120,12 @@ def belonging(run: Run, stage: str) -> dict[str, Any]:
         "images": run.images_digest(split or "train"),  # type: ignore[arg-type]
         "dtype": run.device.dtype,
         "threads": machine.num_cpus(),
+        "replicas": replicas_of(run, stage).count,
     }
 
 
 def check_belonging(run: Run, stage: str, folder: Path, there: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of other settings, images or dtype; warn of another number of threads.
+    """Refuse a checkpoint of other settings, images or dtype; warn of other threads or replicas.
 
     Raises:
         StageError: it is another's; older checkpoints do not say.
@@ -121,9 +149,11 @@ def check_belonging(run: Run, stage: str, folder: Path, there: Mapping[str, Any]
             f"{folder / 'ckpt'}: the checkpoint is of another run: {'; '.join(found)}. Use another "
             f"--run-dir, or --redo {stage} to begin the stage anew."
         )
-    if there["threads"] != here["threads"]:
-        _log.warning(
-            "%s: was begun with %d threads and goes on with %d: sums are made in another order, "
-            "so that the last bits of the result differ from those of an uninterrupted run.",
-            *(folder.name, there["threads"], here["threads"]),
-        )
+    there = {"replicas": 1, **there}
+    for what in ("threads", "replicas"):
+        if there[what] != here[what]:
+            _log.warning(
+                "%s: was begun with %d %s and goes on with %d: sums are made in another order, "
+                "so that the last bits of the result differ from those of an uninterrupted run.",
+                *(folder.name, there[what], what, here[what]),
+            )

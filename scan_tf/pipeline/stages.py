@@ -13,7 +13,7 @@ from scan_tf.augment import host, policies
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError, NothingLearned, WithoutSelfLabel
 from scan_tf.features import approximate
-from scan_tf.pipeline import evaluate, features, savedmodel, sizes, status, summary
+from scan_tf.pipeline import evaluate, features, learning, savedmodel, sizes, status, summary
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES, is_left_out
 from scan_tf.writing import Writing
@@ -56,6 +56,7 @@ def check(run: Run) -> None:
     config, train, test = run.config, run.train_images, run.images("test")
     features.check(config)
     sizes.check(config, len(train), None if test is None else len(test))
+    learning.check_replicas(run)
     if config.neighbors.index == "hnsw":
         approximate.hnsw_library()
     policies.check(config.augment)

@@ -285,6 +285,17 @@ class RuntimeConfig(Section):
     jit_compile: Literal["auto", "always", "never"] = setting(
         "auto", help="compile with XLA what gains by it, all, or nothing"
     )
+    strategy: Literal["auto", "none", "mirrored"] = setting(
+        "auto",
+        help="mirrored: stages that train a backbone divide each batch among devices, with the "
+        "numbers of one device; auto: where more than one GPU is visible (docs/scaling.md)",
+    )
+    replicas: int | None = setting(
+        None,
+        low=1,
+        help="devices that a batch is divided among; null: every GPU; on CPUs, where it gains "
+        "nothing, logical devices. Steps on replicas are not compiled by XLA as a whole",
+    )
     resident_mib: int = setting(
         4096,
         low=0,
