@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo say-demo test say-test test-slow torture fuzz lint types check clean
+.PHONY: help install demo say-demo test say-test test-slow test-distributed torture fuzz lint types check clean
 
 # What comes before, the first time.
 first = $(if $(wildcard $(VENV)/$(1)),,, after installing into $(VENV) (3 GB, 2 to 5 minutes))
@@ -36,6 +36,9 @@ say-test:
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-distributed: $(VENV)/.installed-dev  ## compare trainings on several devices with those on one (20 minutes)
+	$(BIN)/python -m pytest -m 'distributed or not slow' tests/test_replicas.py $(ARGS)
 
 torture: $(VENV)/.installed  ## kill a tiny run 100 times, and damage it (20 minutes)
 	$(BIN)/python scripts/torture.py --kills 100 --faults $(ARGS)

@@ -1,0 +1,243 @@
+"""Steps on replicas equal those of one device; in processes of their own, see replica_runs.py.
+
+The fast form compares a step of four tasks and a resumed training; `make test-distributed` compares
+every task on two and on four replicas, twenty compiled steps, and whole runs of the program.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import small_tasks
+import tensorflow as tf
+import tiny_runs
+
+from scan_tf import machine, replicas
+from scan_tf.config import RuntimeConfig
+from scan_tf.errors import ConfigError
+from scan_tf.replicas import ALONE, Replicas
+
+TESTS = pathlib.Path(__file__).parent
+# Those that get images: heads over cached features are trained on one device.
+SPREAD = [n for n in small_tasks.NAMES if n not in ("scan_cached", "temi", "moco_symmetric")]
+SHORT = ["simclr", "moco", "nce", "selflabel"]
+
+
+def compared(*arguments, commands=()):
+    """The rows that replica_runs.py prints."""
+    command = [sys.executable, TESTS / "replica_runs.py", *commands, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def environment():
+    paths = [str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+@pytest.fixture(scope="module")
+def short():
+    """What the fast tests look at, by one process."""
+    commands = ("step", "resume")
+    return compared("--names", *SHORT, "--plain", commands=commands)
+
+
+def check_step(row):
+    scale = max(1.0, row["largest"])
+    assert row["start"] == 0
+    assert row["loss"] <= 1e-5
+    assert row["gradient"] <= 1e-5 * scale
+    assert row["state"] <= 1e-5 * scale
+    assert row["unequal"] == []
+    assert row["largest"] > 1e-3
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_step_on_two_replicas_is_that_of_one_device(short, name):
+    (row,) = [row for row in short if row.get("name") == name]
+    assert row["replicas"] == 2
+    check_step(row)
+
+
+def test_a_training_goes_on_with_another_number_of_replicas(short):
+    *parts, whole = [row for row in short if row["command"] == "resume"]
+    assert [row["replicas"] for row in parts] == [2, 1, 2]
+    assert [row["steps"] for row in parts] == [10, 20, 30]
+    assert [row["updates"] for row in parts] == [8, 16, 24]  # the others were skipped
+    assert [row["unequal"] for row in parts] == [[], [], []]
+    assert all(row["shapes"] == whole["shapes"] for row in parts)
+    assert whole["weights"] <= 1e-4 < 0.1 < whole["moved"]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", SPREAD)
+def test_every_task_on_two_and_on_four_replicas(name):
+    rows = compared("--names", name, "--counts", "2", "4", commands=("step", "train"))
+    steps = [row for row in rows if row["command"] == "step"]
+    trained = [row for row in rows if row["command"] == "train"]
+    assert [row["replicas"] for row in steps] == [row["replicas"] for row in trained] == [2, 4]
+    for row in steps:
+        check_step(row)
+    for row in trained:
+        assert row["steps"] == 20
+        assert row["weights"] <= 1e-4
+        assert row["unequal"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_replicas_get_the_views_that_one_device_would_make():
+    rows = compared(commands=("views", "refused"))
+    kinds = {row["kind"]: row["difference"] for row in rows if row["command"] == "views"}
+    assert set(kinds) == {"resident", "compiled", "streamed", "host"}
+    assert max(kinds.values()) <= 1e-5
+    (refused,) = [row for row in rows if row["command"] == "refused"]
+    assert "batch_norm_groups" in refused["message"]
+
+
+# What one process can see
+
+
+def test_one_device_is_left_as_it_is():
+    assert replicas.part() is None
+    values = tf.range(6)
+    assert replicas.own(values) is values
+    assert replicas.mean([values]) == [values]
+    assert ALONE.run(lambda x: x + 1, 1, batch_size=3) == 2
+    assert Replicas(["CPU:0"]).count == ALONE.count == 1
+
+
+def test_the_rows_of_a_replica_are_of_every_view():
+    token = replicas._part.set(replicas.Part(number=1, count=2, rows=2))
+    try:
+        np.testing.assert_array_equal(replicas.own(tf.range(8)), [2, 3, 6, 7])
+    finally:
+        replicas._part.reset(token)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused():
+    places = Replicas()
+    places.count = 3
+    places.check(9)
+    with pytest.raises(ConfigError, match="100 cannot be divided among 3 replicas.* such as 99"):
+        places.check(100)
+
+
+def devices(monkeypatch, gpus):
+    cpu, gpu = ["a CPU"], [f"GPU {i}" for i in range(gpus)]
+    found = {"CPU": cpu, "GPU": gpu}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: found[kind])
+    divided = []
+    monkeypatch.setattr(
+        tf.config, "set_logical_device_configuration", lambda _, parts: divided.append(len(parts))
+    )
+    monkeypatch.setattr(tf.config, "get_logical_device_configuration", lambda _: None)
+    return divided
+
+
+@pytest.mark.parametrize(
+    ("gpus", "settings", "expected"),
+    [
+        (0, {}, 1),
+        (1, {}, 1),
+        (4, {}, 4),
+        (4, {"strategy": "none"}, 1),
+        (4, {"replicas": 2}, 2),
+        (4, {"strategy": "mirrored"}, 4),
+        (0, {"strategy": "mirrored", "replicas": 3}, 3),
+        (0, {"strategy": "mirrored", "replicas": 1}, 1),
+    ],
+)
+def test_how_many_devices_there_are(monkeypatch, gpus, settings, expected):
+    divided = devices(monkeypatch, gpus)
+    assert machine.resolve(RuntimeConfig(dtype="float32", **settings)).replicas == expected
+    assert divided == ([expected] if expected > 1 and not gpus else [])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "settings", "message"),
+    [
+        (0, {"replicas": 2}, "Set runtime.strategy=mirrored"),
+        (2, {"strategy": "none", "replicas": 2}, "Set runtime.strategy=mirrored"),
+        (0, {"strategy": "mirrored"}, "Set it to a number"),
+        (2, {"replicas": 3}, "3, but 2 GPUs are visible"),
+        (2, {"jit_compile": "always"}, "Set it to auto"),
+    ],
+)
+def test_devices_that_there_are_not_are_refused(monkeypatch, gpus, settings, message):
+    devices(monkeypatch, gpus)
+    with pytest.raises(ConfigError, match=message):
+        machine.resolve(RuntimeConfig(dtype="float32", **settings))
+
+
+def test_a_cpu_cannot_be_divided_once_tensorflow_runs(monkeypatch):
+    devices(monkeypatch, 0)
+
+    def too_late(*_):
+        raise RuntimeError("initialised")
+
+    monkeypatch.setattr(tf.config, "set_logical_device_configuration", too_late)
+    with pytest.raises(ConfigError, match="process of its own"):
+        machine.resolve(RuntimeConfig(strategy="mirrored", replicas=2))
+
+
+# Whole runs of the program
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_run_on_replicas_is_killed_and_goes_on_with_another_number(tmp_path):
+    images = tiny_runs.write_splits(tmp_path / "images")
+    config = tiny_runs.write_config(tmp_path / "tiny.yaml", images, "scan.head_epochs=2")
+    run = tmp_path / "run"
+    start = [sys.executable, "-m", "scan_tf.cli", "run", "--config", config, "--run-dir", run]
+    mirrored = ["runtime.strategy=mirrored", "runtime.replicas=2"]
+    with subprocess.Popen(
+        [*map(str, start), *mirrored],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    ) as process:
+        deadline = time.monotonic() + 300
+        while not (run / "pretext" / "ckpt" / "state.npz").exists():
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+    done = subprocess.run(
+        [*map(str, start), "runtime.strategy=mirrored", "runtime.replicas=4"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search("pretext: was begun with 2 replicas and goes on with 4", done.stderr)
+    assert ", 4 replicas" in done.stdout
+    report = json.loads((run / "eval" / "report.json").read_text())
+    assert report
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_the_example_of_the_documentation_runs(tmp_path):
+    text = (TESTS.parent / "docs" / "scaling.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, tmp_path / "example.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = [float(line.split()[-1]) for line in done.stdout.splitlines()]
+    assert losses[-1] < losses[0]
