@@ -151,9 +151,9 @@ def devices(monkeypatch, gpus):
     [
         (0, {}, 1),
         (1, {}, 1),
-        (4, {}, 4),
+        (4, {}, 1),
         (4, {"strategy": "none"}, 1),
-        (4, {"replicas": 2}, 2),
+        (4, {"strategy": "mirrored", "replicas": 2}, 2),
         (4, {"strategy": "mirrored"}, 4),
         (0, {"strategy": "mirrored", "replicas": 3}, 3),
         (0, {"strategy": "mirrored", "replicas": 1}, 1),
@@ -171,8 +171,8 @@ def test_how_many_devices_there_are(monkeypatch, gpus, settings, expected):
         (0, {"replicas": 2}, "Set runtime.strategy=mirrored"),
         (2, {"strategy": "none", "replicas": 2}, "Set runtime.strategy=mirrored"),
         (0, {"strategy": "mirrored"}, "Set it to a number"),
-        (2, {"replicas": 3}, "3, but 2 GPUs are visible"),
-        (2, {"jit_compile": "always"}, "Set it to auto"),
+        (2, {"strategy": "mirrored", "replicas": 3}, "3, but 2 GPUs are visible"),
+        (2, {"strategy": "mirrored", "jit_compile": "always"}, "Set it to auto"),
     ],
 )
 def test_devices_that_there_are_not_are_refused(monkeypatch, gpus, settings, message):

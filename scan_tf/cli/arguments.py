@@ -86,7 +86,7 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
     if reads_images and not done:
         sources.check(settings.data)
         Writing.refuse_another(root)
-    lazy.load_tensorflow()
+    lazy.load_tensorflow(lambda: run.device)
     return run
 
 

@@ -288,13 +288,13 @@ class RuntimeConfig(Section):
     strategy: Literal["auto", "none", "mirrored"] = setting(
         "auto",
         help="mirrored: stages that train a backbone divide each batch among devices, with the "
-        "numbers of one device; auto: where more than one GPU is visible (docs/scaling.md)",
+        "numbers of one device; auto: one device, whose steps XLA compiles (docs/scaling.md)",
     )
     replicas: int | None = setting(
         None,
         low=1,
-        help="devices that a batch is divided among; null: every GPU; on CPUs, where it gains "
-        "nothing, logical devices. Steps on replicas are not compiled by XLA as a whole",
+        help="devices among which mirrored divides a batch; null: every GPU; on a CPU, where it "
+        "gains nothing, logical devices. XLA compiles their augmentation, not their whole step",
     )
     resident_mib: int = setting(
         4096,
