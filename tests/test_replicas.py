@@ -35,13 +35,14 @@ SHORT = ["simclr", "moco", "nce", "selflabel"]
 def compared(*arguments, commands=()):
     """The rows that replica_runs.py prints."""
     command = [sys.executable, TESTS / "replica_runs.py", *commands, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=with_path())
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def environment():
-    paths = [str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+def with_path(*folders):
+    """The environment of a process that finds this checkout, and what is in `folders`."""
+    paths = [*map(str, folders), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
@@ -194,40 +195,46 @@ def test_a_cpu_cannot_be_divided_once_tensorflow_runs(monkeypatch):
 
 # Whole runs of the program
 
+ONE_BLOCK = """
+from scan_tf.models.resnet import ResNet
+
+def build(config, **how):
+    return ResNet((0, 0, 0, 1), width=config.width, **how)
+"""
+
 
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_a_run_on_replicas_is_killed_and_goes_on_with_another_number(tmp_path):
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "one_block.py").write_text(ONE_BLOCK, encoding="utf-8")
+    environment = with_path(tmp_path)
+    small = ["model.backbone=mine.one_block", "scan.augmentation=weak", "scan.head_epochs=2"]
+    small += ["scan.epochs=2", "selflabel.augmentation=weak", "selflabel.epochs=2"]
     images = tiny_runs.write_splits(tmp_path / "images")
-    config = tiny_runs.write_config(tmp_path / "tiny.yaml", images, "scan.head_epochs=2")
+    config = tiny_runs.write_config(tmp_path / "tiny.yaml", images, *small)
     run = tmp_path / "run"
     start = [sys.executable, "-m", "scan_tf.cli", "run", "--config", config, "--run-dir", run]
-    mirrored = ["runtime.strategy=mirrored", "runtime.replicas=2"]
-    with subprocess.Popen(
-        [*map(str, start), *mirrored],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-    ) as process:
+    start = [*map(str, start), "runtime.strategy=mirrored"]
+    with subprocess.Popen([*start, "runtime.replicas=2"], env=environment) as process:
         deadline = time.monotonic() + 300
-        while not (run / "pretext" / "ckpt" / "state.npz").exists():
-            assert process.poll() is None, process.stdout.read()
+        while not (run / "pretext" / "ckpt" / "previous.npz").exists():
+            assert process.poll() is None
             assert time.monotonic() < deadline
-            time.sleep(0.1)
+            time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-    done = subprocess.run(
-        [*map(str, start), "runtime.strategy=mirrored", "runtime.replicas=4"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-    )
+    how = {"capture_output": True, "text": True, "check": False, "env": environment}
+    done = subprocess.run([*start, "runtime.replicas=4"], **how)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert re.search("pretext: was begun with 2 replicas and goes on with 4", done.stderr)
+    assert "pretext: was begun with 2 replicas and goes on with 4" in done.stderr
     assert ", 4 replicas" in done.stdout
-    report = json.loads((run / "eval" / "report.json").read_text())
-    assert report
+    assert (run / "export" / "saved_model.pb").exists()
+    for stage in ("pretext", "scan", "selflabel"):
+        assert tiny_runs.weights(run, stage)
+        with np.load(run / stage / "ckpt" / "state.npz") as file:
+            assert all(np.isfinite(file[name]).all() for name in file.files if name != "manifest")
 
 
 @pytest.mark.slow
