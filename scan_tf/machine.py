@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import platform
 import subprocess
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from scan_tf import replicas as on_replicas
 from scan_tf.config import RuntimeConfig
 from scan_tf.errors import ConfigError
 
@@ -52,7 +54,7 @@ def resolve(config: RuntimeConfig) -> Device:
 
     gpus = len(tf.config.list_physical_devices("GPU"))
     gpu, replicas = bool(gpus), _replicas(config, gpus)
-    if replicas > 1 and not gpu:
+    if config.strategy == "mirrored" and replicas > 1 and not gpu:
         _divide_cpu(replicas)
     dtype = config.dtype
     if dtype == "auto":
@@ -76,6 +78,14 @@ def _replicas(config: RuntimeConfig, gpus: int) -> int:
                 "one device. Set runtime.strategy=mirrored."
             )
         return 1
+    if config.strategy == "multi_worker" and asked is not None:
+        raise ConfigError(
+            f"runtime.replicas: {asked}, but multi_worker takes every GPU that a process sees, or "
+            "its CPU. Set it to null; CUDA_VISIBLE_DEVICES says which a process sees."
+        )
+    if config.strategy == "multi_worker":
+        helps()  # refuses a TF_CONFIG that cannot be read
+        asked = gpus = on_replicas.processes().count
     if asked is None and not gpus:
         raise ConfigError(
             "runtime.replicas: no GPU is visible, and logical devices of the CPU have to be "
@@ -90,6 +100,24 @@ def _replicas(config: RuntimeConfig, gpus: int) -> int:
             "to auto, or runtime.strategy=none."
         )
     return count
+
+
+def helps() -> bool:
+    """Whether this process, by TF_CONFIG, is not the first. Raises ConfigError where it is bad."""
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        found = json.loads(text)
+        workers, task = found["cluster"]["worker"], found["task"]
+        number = int(task["index"])
+        if task["type"] != "worker" or len(workers) < 2 or not 0 <= number < len(workers):
+            raise ValueError("no place among two or more workers")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"runtime.strategy: 'multi_worker' needs the environment variable TF_CONFIG ({error}). "
+            'Expected {"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": '
+            f'"worker", "index": 0}}}}, the index of each process its own; got {text!r}.'
+        ) from error
+    return number > 0
 
 
 def _divide_cpu(count: int) -> None:

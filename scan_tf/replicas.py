@@ -20,6 +20,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from scan_tf.errors import ConfigError
 from scan_tf.lazy import tf
 
@@ -67,15 +69,23 @@ class Replicas:
 
     Args:
         devices: a replica for each; fewer than two: one device, where TensorFlow puts it.
+        strategy: of `tf.distribute`, with devices of its own, in place of them.
 
     Attributes:
-        count: R.
+        count: R, in all processes.
+        devices: those of this process; (): where TensorFlow puts it.
+        processes: how many there are.
     """
 
-    def __init__(self, devices: Sequence[str] = ()):
+    def __init__(self, devices: Sequence[str] = (), *, strategy: Any = None):
         self.devices = tuple(devices) if len(devices) > 1 else ()
-        self.count = len(self.devices) or 1
-        self._strategy: Any = None
+        self.count, self.processes = len(self.devices) or 1, 1
+        self._strategy = strategy
+        if strategy is not None:
+            self.devices = tuple(strategy.extended.worker_devices)
+            self.count = strategy.num_replicas_in_sync
+            self.processes = self.count // len(self.devices)
+            return
         if not self.devices:
             return
         # What goes between devices that are parts of one goes through its memory.
@@ -134,14 +144,66 @@ class Replicas:
 
         return tf.nest.map_structure(first, self._strategy.run(one, args=(inputs,)))
 
+    def agreed(self, value: int) -> int:
+        """The value of the first process, once every one of them asks; graph code cannot."""
+        if self.processes == 1:
+            return value
+        return int(self._of_first([tf.constant(value, tf.int64)])[0].numpy())
+
+    def follow_first(self, variables: Sequence[Any]) -> None:
+        """Give variables the values that they have in the first process; graph code cannot."""
+        if self.processes == 1:
+            return
+        values = [tf.convert_to_tensor(np.asarray(variable)) for variable in variables]
+        for variable, value in zip(variables, self._of_first(values), strict=True):
+            variable.assign(value)
+
+    @functools.cached_property
+    def _of_first(self) -> Callable[[list[Any]], list[Any]]:
+        def told(values: list[Any]) -> list[Any]:
+            mine = part()
+            first = mine is None or mine.number == 0
+            context, reduce = tf.distribute.get_replica_context(), tf.distribute.ReduceOp.SUM
+            # On this device: what comes from outside of the function is on none yet.
+            own = [tf.identity(v) if first else tf.zeros_like(v) for v in values]
+            return [context.all_reduce(reduce, value) for value in own]  # of several dtypes
+
+        # Made once, so that one number after the other is asked for without tracing.
+        function: Callable[[list[Any]], list[Any]] = tf.function(
+            lambda values: self.run(told, values, self.count), autograph=False
+        )
+        return function
+
 
 ALONE = Replicas()
+
+
+@functools.cache
+def processes() -> Replicas:
+    """The devices of all processes that TF_CONFIG names; waits for them.
+
+    Raises:
+        ConfigError: TensorFlow has computed something before.
+    """
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=tf.distribute.experimental.CommunicationImplementation.AUTO
+        if tf.config.list_physical_devices("GPU")
+        else tf.distribute.experimental.CommunicationImplementation.RING
+    )
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    except RuntimeError as error:
+        raise ConfigError(
+            "runtime.strategy: TensorFlow has been used in this process before it could connect to "
+            f"the others ({error}). Run the program in a process of its own."
+        ) from error
+    return Replicas(strategy=strategy)
 
 
 def of_this_replica(copies: Sequence[Any]) -> Any:
     """The copy on this replica's device, of those that `Replicas.copies` made."""
     mine = part()
-    return copies[0 if mine is None else mine.number]
+    return copies[0 if mine is None else mine.number % len(copies)]
 
 
 def mean(values: list[Any]) -> list[Any]:

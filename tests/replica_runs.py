@@ -96,7 +96,7 @@ def step(names, counts, **options):
                     "name": name,
                     "replicas": count,
                     "start": furthest(own_start, start),
-                    "loss": abs(own_loss - loss),
+                    "loss": abs(own_loss - loss) / max(1.0, abs(loss)),
                     "gradient": furthest(own, gradients),
                     "largest": float(max(np.abs(g).max() for g in gradients)),
                     "state": furthest(*ends),

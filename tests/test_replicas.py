@@ -6,11 +6,12 @@ every task on two and on four replicas, twenty compiled steps, and whole runs of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import re
-import signal
+import socket
 import subprocess
 import sys
 import time
@@ -203,28 +204,38 @@ def build(config, **how):
 """
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_a_run_on_replicas_is_killed_and_goes_on_with_another_number(tmp_path):
+@pytest.fixture
+def tiny(tmp_path):
+    """A configuration of a backbone of one block, and the environment that finds it."""
     package = tmp_path / "mine"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "one_block.py").write_text(ONE_BLOCK, encoding="utf-8")
-    environment = with_path(tmp_path)
-    small = ["model.backbone=mine.one_block", "scan.augmentation=weak", "scan.head_epochs=2"]
-    small += ["scan.epochs=2", "selflabel.augmentation=weak", "selflabel.epochs=2"]
+    small = ["model.backbone=mine.one_block", "pretext.optimizer.lr=0.02", "pretext.epochs=60"]
+    small += ["scan.augmentation=weak", "scan.head_epochs=2", "scan.epochs=2"]
+    small += ["selflabel.augmentation=weak", "selflabel.epochs=2"]
     images = tiny_runs.write_splits(tmp_path / "images")
-    config = tiny_runs.write_config(tmp_path / "tiny.yaml", images, *small)
+    return tiny_runs.write_config(tmp_path / "tiny.yaml", images, *small), with_path(tmp_path)
+
+
+def wait_for(path, *processes):
+    deadline = time.monotonic() + 400
+    while not path.exists():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_run_on_replicas_is_killed_and_goes_on_with_another_number(tiny, tmp_path):
+    config, environment = tiny
     run = tmp_path / "run"
     start = [sys.executable, "-m", "scan_tf.cli", "run", "--config", config, "--run-dir", run]
     start = [*map(str, start), "runtime.strategy=mirrored"]
     with subprocess.Popen([*start, "runtime.replicas=2"], env=environment) as process:
-        deadline = time.monotonic() + 300
-        while not (run / "pretext" / "ckpt" / "previous.npz").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+        wait_for(run / "pretext" / "ckpt" / "previous.npz", process)
+        process.kill()
     how = {"capture_output": True, "text": True, "check": False, "env": environment}
     done = subprocess.run([*start, "runtime.replicas=4"], **how)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -233,8 +244,91 @@ def test_a_run_on_replicas_is_killed_and_goes_on_with_another_number(tmp_path):
     assert (run / "export" / "saved_model.pb").exists()
     for stage in ("pretext", "scan", "selflabel"):
         assert tiny_runs.weights(run, stage)
-        with np.load(run / stage / "ckpt" / "state.npz") as file:
-            assert all(np.isfinite(file[name]).all() for name in file.files if name != "manifest")
+
+
+# Several processes
+
+
+def in_processes(config, run, environment):
+    """Two processes of the same command, the first of them first; stderr goes into files."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        workers = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    command = [sys.executable, "-m", "scan_tf.cli", "pretext", "--config", config]
+    command += ["--run-dir", run, "runtime.strategy=multi_worker"]
+    found = []
+    for index in range(2):
+        place = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        with open(f"{run}.{index}", "w", encoding="utf-8") as log:
+            own = environment | {"TF_CONFIG": json.dumps(place)}
+            found.append(subprocess.Popen([*map(str, command)], env=own, stderr=log))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_processes_train_together_and_end_and_go_on_together(tiny, tmp_path):
+    config, environment = tiny
+    run = tmp_path / "run"
+    first, second = in_processes(config, run, environment)
+    with first, second:
+        wait_for(run / "pretext" / "ckpt" / "previous.npz", first, second)
+        second.kill()
+        assert first.wait(timeout=60) == 2
+    assert "Start the same command again in all processes" in (tmp_path / "run.0").read_text()
+    assert not (run / "pretext" / "weights.npz").exists()
+    before = tiny_runs.snapshot(run)
+    both = in_processes(config, run, environment)
+    for process in both:
+        with process:
+            assert process.wait(timeout=400) == 0
+    assert set(tiny_runs.snapshot(run)) >= set(before)
+    rows = [json.loads(line) for line in (run / "pretext" / "metrics.jsonl").open()]
+    assert rows[-1]["epoch"] == 60
+    alone = [sys.executable, "-m", "scan_tf.cli", "pretext", "--config", config]
+    alone = [*map(str, alone), "--run-dir", str(tmp_path / "alone")]
+    subprocess.run(alone, check=True, env=environment)
+    expected = tiny_runs.weights(tmp_path / "alone", "pretext")
+    for name, found in tiny_runs.weights(run, "pretext").items():
+        np.testing.assert_allclose(found, expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        '{"cluster": {"worker": ["a:1", "b:2"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "ps", "index": 0}}',
+        '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 2}}',
+    ],
+)
+def test_a_place_that_is_none_is_refused(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ConfigError, match="runtime.strategy.*TF_CONFIG.*HOST:PORT"):
+        machine.helps()
+
+
+def test_the_first_process_does_not_help(monkeypatch):
+    for index in (0, 1):
+        place = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": index}}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(place))
+        assert machine.helps() == (index > 0)
+
+
+def test_one_process_agrees_with_itself():
+    assert ALONE.agreed(7) == 7
+    assert ALONE.processes == 1
+    ALONE.follow_first([None])
+
+
+@pytest.mark.parametrize("asked", [["sweep"], ["run", "--minutes", "3"], ["run", "--finish"]])
+def test_what_one_process_does_alone_is_refused_to_several(asked, tmp_path, capsys):
+    command = [*asked, "--config", "digits_simclr", "--run-dir", tmp_path / "run"]
+    command.append("runtime.strategy=multi_worker")
+    assert tiny_runs.scan_tf(*command, *(["scan.epochs=1,2"] if asked == ["sweep"] else [])) == 2
+    assert "'multi_worker' is for scan-tf run and its stages" in capsys.readouterr().err
 
 
 @pytest.mark.slow

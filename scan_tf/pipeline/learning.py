@@ -27,6 +27,10 @@ from scan_tf.training.loop import Batches, EpochHook, Trainer
 _log = logging.getLogger(__name__)
 
 
+class Helped(Exception):
+    """What follows the training of a stage is for the first process alone."""
+
+
 def replicas_of(run: Run, stage: str) -> Replicas:
     """The devices of a stage; its networks are to be built in their `scope`.
 
@@ -34,7 +38,11 @@ def replicas_of(run: Run, stage: str) -> Replicas:
     """
     still = getattr(run.config.pretext, "frozen", False)
     still = still or (stage == "scan" and run.config.scan.freeze_backbone)
-    return replicas.ALONE if still else _devices(run.device.kind, run.device.replicas)
+    if still:
+        return replicas.ALONE
+    if run.config.runtime.strategy == "multi_worker":
+        return replicas.processes()
+    return _devices(run.device.kind, run.device.replicas)
 
 
 @functools.cache
@@ -86,9 +94,14 @@ def train(
     *,
     hook: EpochHook | None = None,
 ) -> None:
-    """Train to the end; raises as `Trainer.run` does, and names the commands that go on."""
+    """Train to the end; raises as `Trainer.run` does, and names the commands that go on.
+
+    Raises:
+        Helped: this process only helps, and has.
+    """
     stage = next((stage for stage in TRAINED if run.folder(stage) == folder), None)
     owner = stage or folder.parent.name  # of heads that are warmed up
+    helps = getattr(run, "helps", False)
     trainer = Trainer(
         task,
         loader,
@@ -96,7 +109,7 @@ def train(
         folder,
         runtime=run.config.runtime,
         device=run.device,
-        hook=hook,
+        hook=None if helps else hook,
         finish=stage is not None and stage == run.finish,
         when_known=functools.partial(status.tell, run, stage) if stage else None,
         belongs=belonging(run, owner),
@@ -110,6 +123,8 @@ def train(
         if stage and any((folder / "ckpt").glob("*.npz")):
             ways.insert(0, f"from the last one, scan-tf run --run-dir {run.root} --extend {rate}")
         raise Diverged(f"{error} For example: {'; or '.join(ways)}") from error
+    if helps and stage:
+        raise Helped
 
 
 def belonging(run: Run, stage: str) -> dict[str, Any]:

@@ -13,7 +13,16 @@ from scan_tf.augment import host, policies
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError, NothingLearned, WithoutSelfLabel
 from scan_tf.features import approximate
-from scan_tf.pipeline import evaluate, features, learning, savedmodel, sizes, status, summary
+from scan_tf.pipeline import (
+    evaluate,
+    features,
+    helping,
+    learning,
+    savedmodel,
+    sizes,
+    status,
+    summary,
+)
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES, is_left_out
 from scan_tf.writing import Writing
@@ -96,15 +105,18 @@ def run_all(run: Run) -> None:
 def run_stage(run: Run, stage: str) -> None:
     """Run one stage, unless it is done. Raises StageError when its input is missing."""
     if run.is_done(stage):
+        helping.tell(run, stage, False)
         print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
         return
     if is_left_out(run.config, stage):
+        helping.tell(run, stage, False)
         print(f"{stage}: left out, because {stage}.epochs is 0.")
         return
     run.write_config()
     print(f"{stage}: {STAGES[stage].title}")
     module = importlib.import_module(f"{__package__}.{stage}")
     with run.working(stage) as result:
+        helping.tell(run, stage, True)
         keras.utils.set_random_seed(run.seed(stage))
         result.update(module.run(run))
         result["peak_memory_mib"] = machine.peak_memory_mib()

@@ -285,10 +285,11 @@ class RuntimeConfig(Section):
     jit_compile: Literal["auto", "always", "never"] = setting(
         "auto", help="compile with XLA what gains by it, all, or nothing"
     )
-    strategy: Literal["auto", "none", "mirrored"] = setting(
+    strategy: Literal["auto", "none", "mirrored", "multi_worker"] = setting(
         "auto",
         help="mirrored: stages that train a backbone divide each batch among devices, with the "
-        "numbers of one device; auto: one device, whose steps XLA compiles (docs/scaling.md)",
+        "numbers of one; multi_worker: among processes, too, by TF_CONFIG; auto: one device, whose "
+        "steps XLA compiles (docs/scaling.md)",
     )
     replicas: int | None = setting(
         None,

@@ -169,7 +169,7 @@ class Trainer:
                 )
             with Progress(self.directory, self.total_steps, start, shown=False):
                 return
-        if self._settled:
+        if settled := self._settled:
             return
         saved, shown = time.monotonic(), self.runtime.progress
         progress = Progress(
@@ -195,7 +195,8 @@ class Trainer:
                     if position == 0 and "skipped" in row and not taken:
                         raise NothingLearned(f"{self.directory}: no step of the epoch was taken.")
                 due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
-                ended = step == self.total_steps or self._settled
+                settled = position == 0 and self._settled
+                ended = step == self.total_steps or settled
                 if due or deferred.received or ended:
                     self._save(step)
                     saved = time.monotonic()
@@ -206,7 +207,7 @@ class Trainer:
                         f"Stopped at step {step} of {self.total_steps}; saved in {self.directory}. "
                         "Run the same command to go on.",
                     )
-                if self._settled:
+                if settled:
                     return
 
     def steps(self, start: int) -> Iterator[Call]:
@@ -236,7 +237,7 @@ class Trainer:
     @property
     def _settled(self) -> bool:
         """Whether the hook says that there is nothing more to learn."""
-        return getattr(self.hook, "settled", False)
+        return bool(self.replicas.agreed(getattr(self.hook, "settled", False)))
 
     def _save(self, step: int) -> None:
         window = self._finite(step)
@@ -266,6 +267,7 @@ class Trainer:
             )
         files.write_text(self._log, "".join(json.dumps(r) + "\n" for r in rows))
         self._rows = len(rows)
+        self.replicas.follow_first([*self.state.values()])
         return step
 
     def _means(self, step: int) -> dict[str, float]:
