@@ -25,6 +25,7 @@ import tiny_runs
 from scan_tf import machine, replicas
 from scan_tf.config import RuntimeConfig
 from scan_tf.errors import ConfigError
+from scan_tf.pipeline import fitting
 from scan_tf.replicas import ALONE, Replicas
 
 TESTS = pathlib.Path(__file__).parent
@@ -321,6 +322,11 @@ def test_one_process_agrees_with_itself():
     assert ALONE.agreed(7) == 7
     assert ALONE.processes == 1
     ALONE.follow_first([None])
+
+
+def test_several_processes_are_not_started_from_python():
+    with pytest.raises(ConfigError, match="is for scan-tf run"):
+        fitting.settings_of(None, 3, {"runtime__strategy": "multi_worker"})
 
 
 @pytest.mark.parametrize("asked", [["sweep"], ["run", "--minutes", "3"], ["run", "--finish"]])

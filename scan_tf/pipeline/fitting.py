@@ -218,13 +218,16 @@ def kept_random_state() -> Iterator[None]:
 def settings_of(
     recipe: str | Path | None, num_clusters: int | None, settings: Mapping[str, Any]
 ) -> Config:
-    """A recipe with other settings, nested or flat."""
+    """A recipe with other settings, nested or flat. Raises ConfigError for several processes."""
     tree = reading.read_yaml(reading.find_config(recipe or DEFAULT_RECIPE))
     for name, value in settings.items():
         _merge(tree, name.split("__"), value)
     if num_clusters is not None:
         _merge(tree, ["scan", "num_clusters"], num_clusters)
-    return configs.from_dict(tree)
+    config = configs.from_dict(tree)
+    if config.runtime.strategy == "multi_worker":
+        raise ConfigError("runtime.strategy: 'multi_worker' is for scan-tf run. Try mirrored.")
+    return config
 
 
 def with_settings(
