@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 import small_tasks
@@ -25,7 +26,7 @@ import tiny_runs
 from scan_tf import machine, replicas
 from scan_tf.config import RuntimeConfig
 from scan_tf.errors import ConfigError
-from scan_tf.pipeline import fitting
+from scan_tf.pipeline import fitting, learning
 from scan_tf.replicas import ALONE, Replicas
 
 TESTS = pathlib.Path(__file__).parent
@@ -135,6 +136,17 @@ def test_a_batch_that_cannot_be_divided_is_refused():
     places.check(9)
     with pytest.raises(ConfigError, match="100 cannot be divided among 3 replicas.* such as 99"):
         places.check(100)
+
+
+def test_a_backbone_that_keeps_to_its_own_images_is_refused():
+    def network(**how):
+        norm = keras.layers.BatchNormalization(name="norm", **how)
+        return keras.Sequential([keras.Input((4, 4, 3)), norm])
+
+    learning.check_statistics(network(synchronized=True))
+    learning.check_statistics(small_tasks.backbone())
+    with pytest.raises(ConfigError, match="'.*norm' normalises .* synchronized=True"):
+        learning.check_statistics(network())
 
 
 def devices(monkeypatch, gpus):

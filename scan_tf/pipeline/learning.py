@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from scan_tf import machine, replicas
@@ -60,6 +61,18 @@ def check_replicas(run: Run) -> None:
             raise ConfigError(f"{stage}.{error}") from error
 
 
+def check_statistics(network: Any) -> None:
+    """Raise ConfigError where a layer of Keras would normalise by the rows of one replica."""
+    layers = network._flatten_layers() if isinstance(network, keras.Model) else []
+    for layer in layers:
+        norm = isinstance(layer, keras.layers.BatchNormalization)
+        if norm and not layer.synchronized:
+            raise ConfigError(
+                f"model.backbone: its layer '{layer.path}' normalises the images of each replica "
+                "by themselves. Make it with synchronized=True, or set runtime.strategy=none."
+            )
+
+
 def new_order(run: Run, stage: str, num_images: int, neighbors: np.ndarray | None = None) -> Order:
     """Which images make up each step of a stage. Raises ConfigError for too large a batch."""
     batch_size = getattr(run.config, stage).batch_size
@@ -72,7 +85,14 @@ def new_order(run: Run, stage: str, num_images: int, neighbors: np.ndarray | Non
 def new_loader(
     run: Run, stage: str, images: ImageSet, task: Task, *, order: Order | None = None
 ) -> Loader:
-    """The batches of a task over images; `order`: in another order than the stage's own."""
+    """The batches of a task over images; `order`: in another order than the stage's own.
+
+    Raises:
+        ConfigError: the batch, or a layer of the backbone, is not for the replicas of the stage.
+    """
+    places = replicas_of(run, stage)
+    if places.count > 1:
+        check_statistics(task.backbone)
     return Loader(
         images,
         task.views,
@@ -81,7 +101,7 @@ def new_loader(
         augment_config=run.config.augment,
         runtime=run.config.runtime,
         device=run.device,
-        replicas=replicas_of(run, stage),
+        replicas=places,
     )
 
 
