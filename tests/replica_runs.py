@@ -55,8 +55,9 @@ def learner(name, count, directory, optimizer, epochs=5, device=PLAIN, **runtime
 
 
 def furthest(ones, others):
+    """The largest difference, beside the largest value of its array where that is above 1."""
     return max(
-        float(np.abs(np.asarray(a, np.float64) - b).max())
+        float(np.abs(np.asarray(a, np.float64) - b).max() / max(1.0, np.abs(b).max()))
         for a, b in zip(ones, others, strict=True)
     )
 
