@@ -37,7 +37,9 @@ def helps(run: Run) -> bool:
 
 def tell(run: Run, stage: str, trains: bool) -> None:
     """Tell those that help whether a stage trains now, and wait until they are ready for it."""
-    places = learning.replicas_of(run, stage) if stage in TRAINED else replicas.ALONE
+    if run.config.runtime.strategy != "multi_worker" or stage not in TRAINED:
+        return
+    places = learning.replicas_of(run, stage)
     if places.agreed(trains):
         places.agreed(trains)
 

@@ -191,8 +191,8 @@ class Trainer:
                         row |= self.hook(epoch)
                     self._write(row, writer)
                     progress.log(row)
-                    taken = self.optimizer.updates.numpy()
-                    if position == 0 and "skipped" in row and not taken:
+                    skips = position == 0 and "skipped" in row
+                    if skips and not self.optimizer.updates.numpy():
                         raise NothingLearned(f"{self.directory}: no step of the epoch was taken.")
                 due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
                 settled = position == 0 and self._settled
