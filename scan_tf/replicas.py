@@ -20,8 +20,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from scan_tf.errors import ConfigError
 from scan_tf.lazy import tf
 
@@ -154,7 +152,7 @@ class Replicas:
         """Give variables the values that they have in the first process; graph code cannot."""
         if self.processes == 1:
             return
-        values = [tf.convert_to_tensor(np.asarray(variable)) for variable in variables]
+        values = [tf.convert_to_tensor(variable.numpy()) for variable in variables]
         for variable, value in zip(variables, self._of_first(values), strict=True):
             variable.assign(value)
 
