@@ -290,14 +290,12 @@ def test_processes_train_together_and_end_and_go_on_together(tiny, tmp_path):
         assert first.wait(timeout=60) == 2
     assert "Start the same command again in all processes" in (tmp_path / "run.0").read_text()
     assert not (run / "pretext" / "weights.npz").exists()
-    before = tiny_runs.snapshot(run)
     both = in_processes(config, run, environment)
     for process in both:
         with process:
             assert process.wait(timeout=400) == 0
-    assert set(tiny_runs.snapshot(run)) >= set(before)
-    rows = [json.loads(line) for line in (run / "pretext" / "metrics.jsonl").open()]
-    assert rows[-1]["epoch"] == 60
+    rows = (run / "pretext" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1])["epoch"] == 60
     alone = [sys.executable, "-m", "scan_tf.cli", "pretext", "--config", config]
     alone = [*map(str, alone), "--run-dir", str(tmp_path / "alone")]
     subprocess.run(alone, check=True, env=environment)
