@@ -224,11 +224,21 @@ def tiny(tmp_path):
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "one_block.py").write_text(ONE_BLOCK, encoding="utf-8")
-    small = ["model.backbone=mine.one_block", "pretext.optimizer.lr=0.02", "pretext.epochs=60"]
+    small = ["model.backbone=mine.one_block", "pretext.optimizer.lr=0.02", "pretext.epochs=200"]
     small += ["scan.augmentation=weak", "scan.head_epochs=2", "scan.epochs=2"]
     small += ["selflabel.augmentation=weak", "selflabel.epochs=2"]
     images = tiny_runs.write_splits(tmp_path / "images")
     return tiny_runs.write_config(tmp_path / "tiny.yaml", images, *small), with_path(tmp_path)
+
+
+@contextlib.contextmanager
+def ended_by_the_end(processes):
+    """Whatever happens, no process is left over."""
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            stack.enter_context(process)
+            stack.callback(process.kill)  # comes before it is waited for
+        yield processes
 
 
 def wait_for(path, *processes):
@@ -246,9 +256,9 @@ def test_a_run_on_replicas_is_killed_and_goes_on_with_another_number(tiny, tmp_p
     run = tmp_path / "run"
     start = [sys.executable, "-m", "scan_tf.cli", "run", "--config", config, "--run-dir", run]
     start = [*map(str, start), "runtime.strategy=mirrored"]
-    with subprocess.Popen([*start, "runtime.replicas=2"], env=environment) as process:
-        wait_for(run / "pretext" / "ckpt" / "previous.npz", process)
-        process.kill()
+    started = subprocess.Popen([*start, "runtime.replicas=2"], env=environment)
+    with ended_by_the_end([started]):  # by a kill
+        wait_for(run / "pretext" / "ckpt" / "previous.npz", started)
     how = {"capture_output": True, "text": True, "check": False, "env": environment}
     done = subprocess.run([*start, "runtime.replicas=4"], **how)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -283,25 +293,22 @@ def in_processes(config, run, environment):
 def test_processes_train_together_and_end_and_go_on_together(tiny, tmp_path):
     config, environment = tiny
     run = tmp_path / "run"
-    first, second = in_processes(config, run, environment)
-    with first, second:
+    with ended_by_the_end(in_processes(config, run, environment)) as (first, second):
         wait_for(run / "pretext" / "ckpt" / "previous.npz", first, second)
         second.kill()
         assert first.wait(timeout=60) == 2
     assert "Start the same command again in all processes" in (tmp_path / "run.0").read_text()
     assert not (run / "pretext" / "weights.npz").exists()
-    both = in_processes(config, run, environment)
-    for process in both:
-        with process:
-            assert process.wait(timeout=400) == 0
+    with ended_by_the_end(in_processes(config, run, environment)) as both:
+        assert [process.wait(timeout=400) for process in both] == [0, 0]
     rows = (run / "pretext" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(rows[-1])["epoch"] == 60
+    assert json.loads(rows[-1])["epoch"] == 200
     alone = [sys.executable, "-m", "scan_tf.cli", "pretext", "--config", config]
     alone = [*map(str, alone), "--run-dir", str(tmp_path / "alone")]
     subprocess.run(alone, check=True, env=environment)
     expected = tiny_runs.weights(tmp_path / "alone", "pretext")
     for name, found in tiny_runs.weights(run, "pretext").items():
-        np.testing.assert_allclose(found, expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(found, expected[name], rtol=1e-2, atol=1e-2, err_msg=name)
 
 
 @pytest.mark.parametrize(
