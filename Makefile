@@ -10,8 +10,8 @@ CONSTRAINTS ?=
 CYCLONEDX := cyclonedx-bom==7.5.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo say-demo test say-test test-slow torture fuzz lint types docs check sbom \
-    constraints clean
+.PHONY: help install demo say-demo test say-test test-slow test-distributed torture fuzz lint types \
+    docs check sbom constraints clean
 
 # What comes before, the first time.
 first = $(if $(wildcard $(VENV)/$(1)),,, after installing into $(VENV) (3 GB, 2 to 5 minutes))
@@ -41,6 +41,9 @@ say-test:
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-distributed: $(VENV)/.installed-dev  ## compare trainings on several devices with those on one (20 minutes)
+	$(BIN)/python -m pytest -m 'distributed or not slow' tests/test_replicas.py $(ARGS)
 
 torture: $(VENV)/.installed-dev  ## kill tiny runs 100 times, damage them, fill their disk (an hour or more)
 	$(BIN)/python scripts/torture.py --kills 100 --faults --commands $(ARGS)

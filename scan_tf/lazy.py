@@ -52,17 +52,22 @@ else:
     keras, tf = _Module("keras"), _Module("tensorflow")
 
 
-def load_tensorflow() -> None:
+def load_tensorflow(before: Callable[[], object] | None = None) -> None:
     """Import TensorFlow and let it look for devices, without its lines about oneDNN and CUDA.
 
     They come before its log level is read. All else that is written to stderr meanwhile, by
     TensorFlow or by its C++ code, comes through. Nothing is done where it is loaded already.
+
+    Args:
+        before: called before the first operation, after which devices cannot be configured.
     """
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _filtered_stderr():
         importlib.import_module("keras")
+        if before is not None:
+            before()
         # The first operation finds the devices; this one has oneDNN say what it cannot do.
         tf.transpose(tf.zeros([1, 1, 1, 1], tf.uint8), [0, 2, 1, 3])
 

@@ -27,6 +27,7 @@ from scan_tf.methods.selflabel import cdc, confident, fixmatch
 from scan_tf.methods.task import Task
 from scan_tf.models import resnet
 from scan_tf.models.heads import ClusterHeads
+from scan_tf.replicas import ALONE, Replicas
 from scan_tf.training.loader import CachedLoader, Loader, Order
 from scan_tf.training.loop import Trainer
 
@@ -102,7 +103,14 @@ def make(name: str, dtype: str = "float32", blocks: Any = BLOCKS) -> Task:
 
 
 def loader(
-    task: Task, *, seed: int = 0, device: Device = PLAIN, augmented: bool = False, **runtime: Any
+    task: Task,
+    *,
+    seed: int = 0,
+    device: Device = PLAIN,
+    augmented: bool = False,
+    backend: Any = "device",
+    replicas: Replicas = ALONE,
+    **runtime: Any,
 ) -> Loader | CachedLoader:
     """Batches for a task; unless they are to be `augmented` by its policies, by a simple one."""
     table = np.random.default_rng(1).integers(0, COUNT, (COUNT, NEIGHBORS + 1))
@@ -120,9 +128,10 @@ def loader(
         views,
         order,
         normalise=task.normalise,
-        augment_config=AugmentConfig(),
+        augment_config=AugmentConfig(backend=backend),
         runtime=dataclasses.replace(QUIET, **runtime),
         device=device,
+        replicas=replicas,
     )
 
 

@@ -37,7 +37,7 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONT
 DATED = {
     *("README", "CONTRIBUTING", "architecture", "changelog", "experiments"),
     *("fidelity", "first-run", "how-many-clusters", "limited-time", "performance", "reliability"),
-    *("results", "settings"),
+    *("results", "scaling", "settings"),
 }
 FENCE = re.compile(
     r"^(?:<!-- ((?:tested|not tested|shown): [^\n]+) -->\n)?```(\w*)\n(.*?)^```$",

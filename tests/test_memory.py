@@ -32,14 +32,14 @@ def test_it_starts_at_random_with_rows_of_about_length_1():
 def test_the_rows_of_a_step_are_compared_first_and_remembered_then(rng):
     memory, rows = bank(momentum=0.7), unit(rng)
     before = np.asarray(memory.rows).copy()
-    loss, metrics = memory.loss(rows, INDEX)
+    loss, metrics, seen = memory.loss(rows, INDEX)
     np.testing.assert_array_equal(memory.rows, before)
     expected = pretext_losses.instance_softmax(rows, before, INDEX, 0.2)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     own = np.take(before, INDEX, 0)
     similarity = np.mean(np.sum(rows * own, -1))
     np.testing.assert_allclose(metrics["positive_similarity"], similarity, rtol=1e-5)
-    memory.after_update(INDEX)
+    memory.after_update(INDEX, seen)
     moved = 0.7 * own + 0.3 * rows.numpy()
     before[INDEX.numpy()] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
     np.testing.assert_allclose(memory.rows, before, rtol=1e-5, atol=1e-6)
@@ -51,8 +51,8 @@ def test_the_update_of_a_row_that_was_computed_elsewhere():
     row, seen = np.cos(0.2 + np.arange(3)), np.sin(1 + np.arange(3))
     row, seen = (x / np.linalg.norm(x) for x in (row, seen))
     memory.rows.assign([row, row])
-    memory.loss(tf.constant(seen[None], tf.float32), tf.constant([0]))
-    memory.after_update(tf.constant([0]))
+    found = memory.loss(tf.constant(seen[None], tf.float32), tf.constant([0]))
+    memory.after_update(tf.constant([0]), found[2])
     np.testing.assert_allclose(memory.rows[0], [0.805340, 0.556686, -0.203783], atol=1e-6)
     np.testing.assert_allclose(memory.rows[1], row, rtol=1e-6)
 
@@ -60,11 +60,11 @@ def test_the_update_of_a_row_that_was_computed_elsewhere():
 def test_z_is_estimated_once(rng):
     memory = bank(negatives=25)
     assert memory.normalizer == 0
-    _, first = memory.loss(unit(rng), INDEX)
-    memory.after_update(INDEX)
+    _, first, seen = memory.loss(unit(rng), INDEX)
+    memory.after_update(INDEX, seen)
     assert memory.normalizer == first["normalizer"] > 0
-    _, second = memory.loss(unit(rng), INDEX)
-    memory.after_update(INDEX)
+    _, second, seen = memory.loss(unit(rng), INDEX)
+    memory.after_update(INDEX, seen)
     assert memory.normalizer == second["normalizer"] == first["normalizer"]
 
 
@@ -77,7 +77,7 @@ def test_the_loss_starts_where_50_000_random_rows_put_it(rng, temperature, softm
     rows = tf.constant(rows / np.linalg.norm(rows, axis=1, keepdims=True), tf.float32)
     for negatives, expected in ((None, softmax), (4096, sampled)):
         memory = MemoryBank(50_000, 128, temperature=temperature, momentum=0.5, negatives=negatives)
-        loss, metrics = memory.loss(rows, tf.range(64))
+        loss, metrics, _ = memory.loss(rows, tf.range(64))
         # A bank's own row is as good as any other: that term alone has an error of a sample.
         assert float(loss) == pytest.approx(expected, abs=4 * 0.088 / temperature / 8)
     assert float(metrics["normalizer"]) / 50_000 == pytest.approx(share, rel=0.05)
@@ -94,11 +94,11 @@ def test_negatives_are_drawn_uniformly_anew_in_every_step(rng, monkeypatch):
     memory, rows = bank(negatives=3000), unit(rng)
     known = np.asarray(memory.rows)[:, 0].copy()
     for _ in range(3):
-        memory.loss(rows, INDEX)
+        *_, seen = memory.loss(rows, INDEX)
     for step in drawn:
         np.testing.assert_array_equal(step[:, 0], np.take(known, INDEX))
         np.testing.assert_array_equal(step, drawn[0])  # the loss alone moves nothing
-    memory.after_update(INDEX)
+    memory.after_update(INDEX, seen)
     memory.rows[:, 0].assign(known)
     memory.loss(rows, INDEX)
     assert (drawn[-1][:, 1:] != drawn[0][:, 1:]).mean() > 0.9

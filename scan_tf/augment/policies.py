@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from scan_tf import replicas
 from scan_tf.augment import color, geometry, ops
 from scan_tf.config import AugmentConfig
 from scan_tf.errors import ConfigError
@@ -283,8 +284,15 @@ def _chance(batch: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _uniform(shape: list[Any], seed: tf.Tensor, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
-    """f32 in [low, high), made from integers: XLA and plain TensorFlow draw other floats."""
+    """f32 in [low, high), made from integers: XLA and plain TensorFlow draw other floats.
+
+    A replica draws for all images of the batch and keeps what is for its own.
+    """
+    mine = replicas.part()
+    if mine is not None:
+        shape = [mine.count * mine.rows, *shape[1:]]
     bits = tf.random.stateless_uniform(shape, seed, None, None, tf.int32, alg="philox")
+    bits = replicas.own(bits)
     fraction = tf.cast(tf.bitwise.bitwise_and(bits, 2**24 - 1), tf.float32) / 2.0**24
     return low + (high - low) * fraction
 

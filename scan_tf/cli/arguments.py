@@ -84,19 +84,37 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
         StageError: another program is at work in the run directory.
     """
     settings, root = _settings(arguments)
+    from scan_tf import machine
     from scan_tf.data import sources
     from scan_tf.pipeline.run_dir import Run
     from scan_tf.pipeline.stage import STAGES
     from scan_tf.writing import Writing
 
+    _refuse_alone(arguments, settings)
     run = Run(settings, root)
     done = all(run.record(stage).is_done for stage in STAGES)
     done = done and not getattr(arguments, "redo", None)  # what is deleted has to be made again
     if reads_images and not done:
         sources.check(settings.data)
-        Writing.refuse_another(root)
-    lazy.load_tensorflow()
+        if not (settings.runtime.strategy == "multi_worker" and machine.helps()):
+            Writing.refuse_another(root)
+    lazy.load_tensorflow(lambda: run.device)
     return run
+
+
+def _refuse_alone(arguments: argparse.Namespace, settings: Config) -> None:
+    """Raise ConfigError where several processes are asked for what one does alone."""
+    from scan_tf.pipeline.stage import STAGES
+
+    if settings.runtime.strategy != "multi_worker":
+        return
+    asked = [o for o in ("minutes", "finish", "stop_after", "seeds") if getattr(arguments, o, None)]
+    if arguments.command not in ("run", *STAGES) or asked:
+        what = f"--{asked[0].replace('_', '-')}" if asked else f"scan-tf {arguments.command}"
+        raise ConfigError(
+            f"runtime.strategy: 'multi_worker' is for scan-tf run and its stages, not for {what}. "
+            "Add runtime.strategy=none."
+        )
 
 
 def _take_folder(arguments: argparse.Namespace) -> None:

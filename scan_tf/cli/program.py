@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scan_tf import __version__, files, signals
+from scan_tf import __version__, files, replicas, signals
 from scan_tf.cli import arguments as shared
 from scan_tf.cli import explore, hand_over, look, share, stages
 from scan_tf.errors import Interrupted, ScanError
@@ -63,7 +63,14 @@ def _failed(error: BaseException) -> int:
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and isinstance(error, tensorflow.errors.OpError):
         # A full disk, no memory left on the device: the rest of the message is its graph.
-        print(f"scan-tf: {str(error.message).splitlines()[0]}", file=sys.stderr)
+        said = str(error.message).splitlines()[0]
+        if replicas.processes.cache_info().currsize:
+            said = (
+                "a process of this run has ended or cannot be reached, or another error came of "
+                f"TensorFlow ({said}). Start the same command again in all processes: it goes on "
+                "from the last checkpoint."
+            )
+        print(f"scan-tf: {said}", file=sys.stderr)
         return ScanError.exit_code
     if isinstance(error, KeyboardInterrupt):  # outside of the main thread
         print(f"scan-tf: interrupted. {signals.GO_ON}", file=sys.stderr)

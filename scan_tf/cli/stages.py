@@ -156,8 +156,11 @@ def _run_stages(arguments: argparse.Namespace) -> int:
 
     formats.check(getattr(arguments, "format", ""))
     run = open_run(arguments, reads_images=arguments.command != "export")
-    from scan_tf.pipeline import stages
+    from scan_tf.pipeline import helping, stages
 
+    if helping.helps(run):
+        _help(run, arguments)
+        return 0
     if arguments.redo:
         run.redo(arguments.redo)
     if getattr(arguments, "extend", False):
@@ -187,6 +190,17 @@ def _run_stages(arguments: argparse.Namespace) -> int:
     if arguments.command == "export":
         _hand_over(run, arguments)
     return 0
+
+
+def _help(run: Run, arguments: argparse.Namespace) -> None:
+    """Train along with the process that writes the run."""
+    from scan_tf.pipeline import helping, sizes
+
+    whole = arguments.command == _ALL
+    if whole and arguments.config is not None:
+        given = {text.partition("=")[0] for text in arguments.overrides}
+        run.config, _ = sizes.fitted(run.config, len(run.train_images), given=given)
+    helping.train_along(run, TRAINED if whole else [arguments.command])
 
 
 def _hand_over(run: Run, arguments: argparse.Namespace) -> None:

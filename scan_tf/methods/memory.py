@@ -52,16 +52,20 @@ class MemoryBank:
             start = tf.random.uniform([], maxval=2**62, dtype=tf.int64)
             self.draws = tf.Variable(tf.stack([start, 0]), trainable=False, name="draws")
             self.variables += [self.normalizer, self.draws]
-        self._seen: Any = None
 
-    def loss(self, rows: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The loss of unit rows f32 [B,P] of the images `index` int32 [B], and what to log."""
+    def loss(
+        self, rows: tf.Tensor, index: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor], Any]:
+        """The loss of unit rows f32 [B,P] of the images `index` int32 [B], and what to log.
+
+        The third is for `after_update`.
+        """
         num_images = self.rows.shape[0]
         own = tf.gather(self.rows, index)
         metrics = {"positive_similarity": tf.reduce_mean(tf.reduce_sum(rows * own, -1))}
-        self._seen = (rows, own, None)
         if self.negatives is None:
-            return instance_softmax(rows, self.rows, index, self.temperature), metrics
+            loss = instance_softmax(rows, self.rows, index, self.temperature)
+            return loss, metrics, (rows, own, None)
         shape = [index.shape[0], self.negatives]
         # Left to choose, XLA would draw other numbers.
         drawn = tf.random.stateless_uniform(
@@ -70,15 +74,14 @@ class MemoryBank:
         remembered = tf.gather(self.rows, tf.concat([index[:, None], drawn], 1))
         estimate = nce_normalizer(rows, remembered, num_images, self.temperature)
         normalizer = tf.where(self.normalizer > 0, self.normalizer, estimate)
-        self._seen = (rows, own, normalizer)
         loss = instance_nce(rows, remembered, normalizer, num_images, self.temperature)
-        return loss, {**metrics, "normalizer": normalizer}
+        return loss, {**metrics, "normalizer": normalizer}, (rows, own, normalizer)
 
-    def after_update(self, index: tf.Tensor) -> None:
-        """Move the rows of the images that `loss` has seen last."""
-        (rows, own, normalizer), self._seen = self._seen, None
+    def after_update(self, index: tf.Tensor, seen: Any) -> None:
+        """Move the rows of the images `index`; `seen`: what `loss` returned for them."""
+        rows, own, normalizer = seen
         moved = self.momentum * own + (1.0 - self.momentum) * rows
-        self.rows.scatter_nd_update(index[:, None], tf.math.l2_normalize(moved, axis=-1))
+        self.rows.scatter_update(tf.IndexedSlices(tf.math.l2_normalize(moved, axis=-1), index))
         if normalizer is not None:
             self.normalizer.assign(normalizer)
             self.draws.assign_add([0, 1])

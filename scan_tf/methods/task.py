@@ -104,6 +104,10 @@ class Task(abc.ABC):
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The loss of a batch. Graph code: what depends on a value is said by tf.where or tf.cond.
 
+        How many images there are is what `index` and the backbone's features say: a view may be
+        only a part of them. The backbone is to be called on whole views, one or several after the
+        other. What is kept for `after_update` is an attribute of the task itself.
+
         Returns:
             loss: float32 scalar to minimise.
             metrics: float32 scalars to log. A metric called `skipped` that is positive keeps

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from scan_tf import replicas
 from scan_tf.config import ModelConfig
 from scan_tf.errors import ConfigError
 
@@ -39,6 +40,8 @@ class Backbone(abc.ABC):
 
     Nothing else in the program asks what kind of network it is. Variables are stored by their
     paths, so that the layers of a Keras model need names; Keras numbers those that have none.
+    Where a training has replicas, the call of every subclass gets the images of one of them and
+    returns the features of all.
 
     Attributes:
         feature_dim: D.
@@ -60,6 +63,12 @@ class Backbone(abc.ABC):
     trainable_variables: Sequence[Any]
     non_trainable_variables: Sequence[Any]
     provenance: Provenance | None = None
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        for name in ("call", "__call__"):
+            if name in vars(cls):
+                setattr(cls, name, replicas.of_all_rows(vars(cls)[name]))
 
     @abc.abstractmethod
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from scan_tf import replicas
+
 
 class Conv(keras.layers.Layer):
     """Square 2-D convolution without bias, padded by (kernel_size - 1) // 2 on every side.
@@ -86,9 +88,11 @@ class BatchNorm(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalise [B,S,S,channels]; with `training`, by the batch, and update the averages."""
-        empty = tf.constant([], tf.float32)
         scale = self.gamma if self.affine else tf.ones(x.shape[-1])
         offset = self.beta if self.affine else tf.zeros(x.shape[-1])
+        if training and (shared := replicas.moments(x)):
+            return self._normalise_all(x, *shared, scale, offset)
+        empty = tf.constant([], tf.float32)
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x,
             scale=tf.convert_to_tensor(scale),
@@ -103,6 +107,19 @@ class BatchNorm(keras.layers.Layer):
             self._average(self.moving_mean, mean)
             self._average(self.moving_variance, variance)
         return y
+
+    def _normalise_all(
+        self, x: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, count: Any, *affine: Any
+    ) -> tf.Tensor:
+        """Normalise by the batch of all replicas, and update the averages."""
+        scale, offset = (tf.convert_to_tensor(v) for v in affine)
+        y = tf.nn.batch_normalization(
+            tf.cast(x, tf.float32), mean, variance, offset, scale, self.epsilon
+        )
+        count = tf.cast(count, tf.float32)
+        self._average(self.moving_mean, mean)
+        self._average(self.moving_variance, variance * count / tf.maximum(count - 1.0, 1.0))
+        return tf.cast(y, x.dtype)
 
     def _average(self, running: Any, batch: tf.Tensor) -> None:
         old = tf.convert_to_tensor(running)

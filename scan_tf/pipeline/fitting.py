@@ -7,6 +7,7 @@ The steps one by one are in `steps.py`, the estimator of scikit-learn over the s
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import random
 import shutil
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scan_tf import config as configs
-from scan_tf import files, lazy
+from scan_tf import files, lazy, machine
 from scan_tf.config import Config
 from scan_tf.data.arrays import checked, from_array, square
 from scan_tf.data.image_set import ImageSet
@@ -158,7 +159,7 @@ def fit(
     """
     config = settings_of(recipe, num_clusters, settings)
     config = with_settings(config, verbose=verbose, kept=run_dir is not None)
-    with at_work(verbose), contextlib.ExitStack() as stack:
+    with at_work(verbose, config), contextlib.ExitStack() as stack:
         from scan_tf.pipeline import build, evaluate, stages
 
         root = Path(run_dir or tempfile.mkdtemp(prefix="scan_tf-"))
@@ -173,12 +174,18 @@ def fit(
 
 
 @contextlib.contextmanager
-def at_work(verbose: bool) -> Iterator[None]:
-    """In silence unless `verbose`, with global random state put back at the end."""
+def at_work(verbose: bool, config: Config | None = None) -> Iterator[None]:
+    """In silence unless `verbose`, with global random state put back at the end.
+
+    Args:
+        verbose: whether anything is printed.
+        config: of what follows, whose devices TensorFlow is to have.
+    """
     with contextlib.ExitStack() as stack:
         if not verbose:
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        lazy.load_tensorflow()
+        configure = None if config is None else functools.partial(machine.resolve, config.runtime)
+        lazy.load_tensorflow(configure)
         stack.enter_context(kept_random_state())
         yield
 
@@ -220,7 +227,7 @@ def settings_of(
     num_clusters: int | Literal["auto"] | None,
     settings: Mapping[str, Any],
 ) -> Config:
-    """A recipe with other settings, nested or flat."""
+    """A recipe with other settings, nested or flat. Raises ConfigError for several processes."""
     tree = reading.read_yaml(reading.find_config(recipe or DEFAULT_RECIPE))
     # As on the command line: another method goes without what only the recipe's method knows.
     reading.leave_out_replaced(Config, tree, [*_methods(settings)])
@@ -228,7 +235,10 @@ def settings_of(
         _merge(tree, name.split("__"), value)
     if num_clusters is not None:
         _merge(tree, ["scan", "num_clusters"], num_clusters)
-    return configs.from_dict(tree)
+    config = configs.from_dict(tree)
+    if config.runtime.strategy == "multi_worker":
+        raise ConfigError("runtime.strategy: 'multi_worker' is for scan-tf run. Try mirrored.")
+    return config
 
 
 def _methods(settings: Mapping[str, Any]) -> Iterator[tuple[list[str], Any, str]]:

@@ -23,7 +23,8 @@ from scan_tf.training.loop import EpochHook
 def run(run: Run) -> dict[str, Any]:
     """Train the networks of the pretext."""
     images, config, folder = run.pretext_images, run.config.pretext, run.folder("pretext")
-    task = build.new_pretext(run)
+    with learning.replicas_of(run, "pretext").scope():
+        task = build.new_pretext(run)
     if not task.views:
         return _fit(run, task)
     loader = learning.new_loader(run, "pretext", images, task)

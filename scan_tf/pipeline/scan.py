@@ -20,7 +20,7 @@ from scan_tf.features.neighbors import restrict
 from scan_tf.features.rows import unit
 from scan_tf.methods import catalog
 from scan_tf.methods.task import Clustering, DirectClustering
-from scan_tf.models.backbone import Backbone
+from scan_tf.models.backbone import Backbone, assign
 from scan_tf.models.frozen import Frozen
 from scan_tf.models.heads import ClusterHeads
 from scan_tf.models.weights import load_weights, save_weights
@@ -138,13 +138,20 @@ def prepared(run: Run, folder: Path) -> tuple[Clustering, Batches, Selection]:
         near = near[:, 1:]
     order = learning.new_order(run, "scan", len(kept), near)
 
-    backbone = build.trained_pretext(run).backbone
+    replicas = learning.replicas_of(run, "scan")
+    with replicas.scope():
+        backbone = build.trained_pretext(run).backbone
     heads = build.new_heads(run, backbone, config.num_heads)
     if config.head_epochs:
         _warm_up_heads(run, backbone, heads, kept, ~held_out, order, folder / "heads")
+    if replicas.count > 1:  # those that learn alone do so on one device
+        with replicas.scope():
+            alone, heads = heads, build.new_heads(run, backbone, config.num_heads)
+        assign(heads, alone)
     still = config.freeze_backbone or not backbone.trainable_variables
     cached = still and (isinstance(backbone, Frozen) or config.cached_views > 0)
-    task = build.new_clustering(run, backbone, heads, cached=cached)
+    with replicas.scope():
+        task = build.new_clustering(run, backbone, heads, cached=cached)
     loader: Batches
     if cached:
         views = _cached_features(run, backbone, kept, ~held_out)

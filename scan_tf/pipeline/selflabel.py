@@ -21,13 +21,17 @@ def run(run: Run) -> dict[str, Any]:
     """Fine-tune backbone and head on their own predictions."""
     run.require("scan")
     config, images, folder = run.config.selflabel, run.train_images, run.folder("selflabel")
-    task = build.new_selflabel(run, *build.trained_clusters(run, "scan"))
+    replicas = learning.replicas_of(run, "selflabel")
+    with replicas.scope():
+        task = build.new_selflabel(run, *build.trained_clusters(run, "scan"))
     guard = None if config.guard == "none" else Guard(run, task)
     if guard and guard.refuses():
         return guard.outcome()
     if task.needs_clustering:
         run.require("neighbors")
-        task.begin(_probs(run, task), neighbors.mined(run).indices)
+        probs, mined = _probs(run, task), neighbors.mined(run).indices
+        with replicas.scope():
+            task.begin(probs, mined)
     loader = learning.new_loader(run, "selflabel", images, task)
     try:
         learning.train(run, config, folder, task, loader, hook=guard)

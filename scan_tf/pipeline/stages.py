@@ -20,6 +20,8 @@ from scan_tf.pipeline import (
     deciding,
     evaluate,
     features,
+    helping,
+    learning,
     savedmodel,
     sizes,
     status,
@@ -72,6 +74,7 @@ def check(run: Run) -> None:
     deciding.check(run)
     features.check(config)
     sizes.check(config, len(train), None if test is None else len(test))
+    learning.check_replicas(run)
     if config.neighbors.index == "hnsw":
         approximate.hnsw_library()
     policies.check(config.augment)
@@ -116,10 +119,12 @@ def run_stage(run: Run, stage: str) -> None:
         stage: its name, such as "pretext"; see `STAGES`.
     """
     if run.is_done(stage):
+        helping.tell(run, stage, False)
         print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
         _remember_place(run)
         return
     if is_left_out(run.config, stage):
+        helping.tell(run, stage, False)
         print(f"{stage}: left out, because {stage}.epochs is 0.")
         return
     run.write_config()
@@ -128,6 +133,7 @@ def run_stage(run: Run, stage: str) -> None:
     print(f"{stage}: {STAGES[stage].title}")
     module = importlib.import_module(f"{__package__}.{stage}")
     with run.working(stage) as result:
+        helping.tell(run, stage, True)
         keras.utils.set_random_seed(run.seed(stage))
         _warn_of_threads(run, stage)
         if stage == "scan" and decided.is_open(run):

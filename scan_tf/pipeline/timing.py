@@ -124,15 +124,17 @@ def _parts(run: Run, stage: str, folder: Path) -> Any:
     if stage == "scan":
         return scan.prepared(run, folder)
     if stage == "pretext":
-        pretext = build.new_pretext(run)
+        with learning.replicas_of(run, stage).scope():
+            pretext = build.new_pretext(run)
         return pretext, learning.new_loader(run, stage, run.pretext_images, pretext), None
-    backbone = build.trained_pretext(run).backbone
-    task = build.new_selflabel(run, backbone, build.new_heads(run, backbone, 1))
-    if task.needs_clustering:  # any will do
-        index = np.arange(len(run.train_images))
-        clusters = np.eye(run.num_clusters, dtype=np.float32)[index % run.num_clusters]
-        with contextlib.redirect_stdout(io.StringIO()):
-            task.begin(clusters, np.stack([index, index], axis=1))
+    with learning.replicas_of(run, stage).scope():
+        backbone = build.trained_pretext(run).backbone
+        task = build.new_selflabel(run, backbone, build.new_heads(run, backbone, 1))
+        if task.needs_clustering:  # any will do
+            index = np.arange(len(run.train_images))
+            clusters = np.eye(run.num_clusters, dtype=np.float32)[index % run.num_clusters]
+            with contextlib.redirect_stdout(io.StringIO()):
+                task.begin(clusters, np.stack([index, index], axis=1))
     return task, learning.new_loader(run, stage, run.train_images, task), None
 
 

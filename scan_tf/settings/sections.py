@@ -291,6 +291,18 @@ class RuntimeConfig(Section):
     jit_compile: Literal["auto", "always", "never"] = setting(
         "auto", help="compile with XLA what gains by it, all, or nothing"
     )
+    strategy: Literal["auto", "none", "mirrored", "multi_worker"] = setting(
+        "auto",
+        help="mirrored: stages that train a backbone divide each batch among devices, with the "
+        "numbers of one; multi_worker: among processes, too, by TF_CONFIG; auto: one device, whose "
+        "steps XLA compiles (docs/scaling.md)",
+    )
+    replicas: int | None = setting(
+        None,
+        low=1,
+        help="devices among which mirrored divides a batch; null: every GPU; on a CPU, where it "
+        "gains nothing, logical devices. XLA compiles their augmentation, not their whole step",
+    )
     resident_mib: int = setting(
         4096,
         low=0,

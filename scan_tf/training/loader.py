@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from scan_tf import replicas as on_replicas
 from scan_tf.augment import policies
 from scan_tf.config import AugmentConfig, RuntimeConfig
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import ConfigError
 from scan_tf.machine import Device
 from scan_tf.methods.task import View
+from scan_tf.replicas import ALONE, Replicas
 
 Inputs = dict[str, Any]
 
@@ -93,6 +95,10 @@ class Loader:
         augment_config: parameters of the policies, and the backend.
         runtime: how much may be resident on the device.
         device: whether augmentation is compiled.
+        replicas: what is trained on; each prepares its rows of the batch, and all of `index`.
+
+    Raises:
+        ConfigError: a batch cannot be divided among the replicas.
     """
 
     def __init__(
@@ -105,14 +111,17 @@ class Loader:
         augment_config: AugmentConfig,
         runtime: RuntimeConfig,
         device: Device,
+        replicas: Replicas = ALONE,
     ):
+        replicas.check(order.batch_size)
+        self.replicas = replicas
         self.images = images
         self.views = views
         self.order = order
         self.normalise = normalise
         self.steps_per_epoch = order.steps_per_epoch
         size = images.images.shape[1]
-        self._resident: tf.Tensor | None = None
+        self._resident: list[tf.Tensor] | None = None
         self._host = augment_config.backend == "host"
         if self._host:
             from scan_tf.augment import host  # albumentations, which only this path needs
@@ -129,7 +138,7 @@ class Loader:
         def policy(name: str, size: int, options: tuple[tuple[str, float], ...]) -> policies.Policy:
             how = dict(options)
             made = policies.make(name, augment_config, size=size, mean=images.mean, **how)
-            return compiled(made, device)
+            return compiled(made, device, replicas)
 
         self._policies = {
             name: policy(v.policy, v.size or size, tuple(v.options.items()))
@@ -138,7 +147,7 @@ class Loader:
         # What is read as it is needed is not to fill the memory after all; a GPU has its own.
         may_stay = isinstance(images.images, np.ndarray) or device.kind == "gpu"
         if may_stay and math.prod(images.images.shape) <= runtime.resident_mib * 2**20:
-            self._resident = tf.convert_to_tensor(np.asarray(images.images[:]))
+            self._resident = replicas.copies(np.asarray(images.images[:]))
 
     def inputs(self, start: int, stop: int) -> Iterator[Inputs]:
         """Inputs of the steps `start` to `stop - 1`; slow ones are made ahead by a thread.
@@ -162,7 +171,7 @@ class Loader:
         batch = {"index": inputs["index"]}
         for number, (name, view) in enumerate(self.views.items()):
             if self._host:
-                pixels = tf.cast(inputs[name], tf.float32) / 255.0
+                pixels = tf.cast(_own(inputs[name]), tf.float32) / 255.0
             else:
                 pixels = tf.cast(self._pixels(inputs, view), tf.float32) / 255.0
                 seed = tf.random.experimental.stateless_fold_in(inputs["seed"], number)
@@ -173,9 +182,10 @@ class Loader:
 
     def _pixels(self, inputs: Inputs, view: View) -> tf.Tensor:
         if self._resident is None:
-            return inputs[f"{view.of}_images"]
+            return _own(inputs[f"{view.of}_images"])
         rows = inputs["index"] if view.of == "anchor" else inputs["neighbor"]
-        return tf.gather(self._resident, rows)
+        images = on_replicas.of_this_replica(self._resident)
+        return tf.gather(images, on_replicas.own(rows))
 
     def _gather(self, step: int) -> Inputs:
         inputs: Inputs = dict(self.order(step))
@@ -199,6 +209,8 @@ class Loader:
 
 class CachedLoader:
     """Views that are rows of cached features, for heads over a frozen backbone.
+
+    On one device: a step is shorter than what replicas would say to each other.
 
     Args:
         features: `[V, N, D]`, V augmented views of every image; one is drawn for each use.
@@ -240,13 +252,28 @@ def _seeds(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
     return [seed, *(fold(seed, i) for i in range(1, count))]
 
 
-def compiled(policy: policies.Policy, device: Device) -> policies.Policy:
+def compiled(
+    policy: policies.Policy, device: Device, replicas: Replicas = ALONE
+) -> policies.Policy:
     """Inside a step that is not compiled as a whole, XLA still pays for the augmentation."""
-    alone = device.jit_augment and not device.jit_step
+    alone = device.jit_augment and not (device.jit_step and replicas.count == 1)
     if not alone:
         return policy
-    function: policies.Policy = tf.function(policy, jit_compile=True, autograph=False)
-    return function
+
+    @functools.cache  # the draws of a replica are its own
+    def function(part: on_replicas.Part | None) -> policies.Policy:
+        made: policies.Policy = tf.function(policy, jit_compile=True, autograph=False)
+        return made
+
+    return lambda images, seed: function(on_replicas.part())(images, seed)
+
+
+def _own(values: tf.Tensor) -> tf.Tensor:
+    """The rows of this replica of what lies in the memory of the host, cut before they travel."""
+    if on_replicas.part() is None:
+        return values
+    with tf.device("CPU:0"):
+        return on_replicas.own(values)
 
 
 def _ahead(make: Callable[[int], Inputs], steps: range) -> Iterator[Inputs]:

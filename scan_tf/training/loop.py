@@ -9,6 +9,7 @@ with the same weights, bit for bit, as one that was never stopped.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import math
@@ -26,6 +27,7 @@ from scan_tf.errors import Diverged, Interrupted, NothingLearned, TrainingError
 from scan_tf.files import read_metrics
 from scan_tf.machine import Device
 from scan_tf.methods.task import Task
+from scan_tf.replicas import ALONE, mean, part
 from scan_tf.training import checkpoint
 from scan_tf.training.calls import Call, Calls, scalars
 from scan_tf.training.loader import Inputs
@@ -41,7 +43,8 @@ class Batches(Protocol):
     """What the loop needs of a loader.
 
     One that also has `steps_per_call` has steps so short that calling them one by one would cost
-    more than they do; so many are then made in one compiled call.
+    more than they do; so many are then made in one compiled call. One that also has `replicas`
+    prepares on each of them its own rows of the batch.
     """
 
     steps_per_epoch: int
@@ -103,21 +106,23 @@ class Trainer:
         self.directory, self.runtime, self.hook = directory, runtime, hook
         self._finish, self._when_known = finish, when_known
         self._progress: Progress | None = None
-        self.optimizer = Optimizer(
-            config.optimizer, task.trainable_variables, task.constant_rate_variables
-        )
+        self.replicas = getattr(loader, "replicas", ALONE)
+        with self.replicas.scope():
+            self.optimizer = Optimizer(
+                config.optimizer, task.trainable_variables, task.constant_rate_variables
+            )
+            self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.schedule = Schedule(
             config.optimizer, epochs=config.epochs, steps_per_epoch=loader.steps_per_epoch
         )
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.total_steps = config.epochs * loader.steps_per_epoch
         per_call = getattr(loader, "steps_per_call", 1)
         self.calls = Calls(
-            self.update,
+            lambda inputs: self.replicas.run(self.update, inputs, config.batch_size),
             most=per_call,
             # There is something to write after these steps.
             ends=(runtime.log_every, loader.steps_per_epoch),
-            jit=device.jit_heads if per_call > 1 else device.jit_step,
+            jit=device.jit_heads if per_call > 1 else device.jit_step and self.replicas is ALONE,
         )
         self._window: list[dict[str, Any]] = []
         self._rows = 0
@@ -127,20 +132,18 @@ class Trainer:
     def update(self, inputs: Inputs) -> dict[str, tf.Tensor]:
         """One step of training; the one place where variables change. Graph code."""
         batch = self.loader.prepare(inputs)
-        variables = self.optimizer.variables
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
-            loss, metrics = self.task.loss(batch)
-        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+        # What `loss` leaves in it for `after_update` is that of this replica.
+        task = copy.copy(self.task) if part() else self.task
+        loss, metrics, gradients = self.optimizer.gradients(lambda: task.loss(batch))
         rate = self.schedule(self.step)
 
         def apply() -> tf.Tensor:
             self.optimizer.apply(gradients, rate)
-            self.task.after_update(batch)
+            task.after_update(batch)
             return tf.constant(True)
 
-        if "skipped" in metrics:
-            tf.cond(metrics["skipped"] > 0, lambda: tf.constant(False), apply)
+        if "skipped" in metrics:  # by none or by all replicas
+            tf.cond(mean([metrics["skipped"]])[0] > 0, lambda: tf.constant(False), apply)
         else:
             apply()
         self.step.assign_add(1)
@@ -166,7 +169,7 @@ class Trainer:
                 )
             with Progress(self.directory, self.total_steps, start, shown=False):
                 return
-        if self._settled:
+        if settled := self._settled:
             return
         saved, shown = time.monotonic(), self.runtime.progress
         progress = Progress(
@@ -188,10 +191,12 @@ class Trainer:
                         row |= self.hook(epoch)
                     self._write(row, writer)
                     progress.log(row)
-                    if position == 0 and "skipped" in row and not int(self.optimizer.updates):
+                    skips = position == 0 and "skipped" in row
+                    if skips and not self.optimizer.updates.numpy():
                         raise NothingLearned(f"{self.directory}: no step of the epoch was taken.")
                 due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
-                ended = step == self.total_steps or self._settled
+                settled = position == 0 and self._settled
+                ended = step == self.total_steps or settled
                 if due or deferred.received or ended:
                     self._save(step)
                     saved = time.monotonic()
@@ -202,7 +207,7 @@ class Trainer:
                         f"Stopped at step {step} of {self.total_steps}; saved in {self.directory}. "
                         "Run the same command to go on.",
                     )
-                if self._settled:
+                if settled:
                     return
 
     def steps(self, start: int) -> Iterator[Call]:
@@ -232,7 +237,7 @@ class Trainer:
     @property
     def _settled(self) -> bool:
         """Whether the hook says that there is nothing more to learn."""
-        return getattr(self.hook, "settled", False)
+        return bool(self.replicas.agreed(getattr(self.hook, "settled", False)))
 
     def _save(self, step: int) -> None:
         window = self._finite(step)
@@ -264,6 +269,7 @@ class Trainer:
             )
         files.write_text(self._log, "".join(json.dumps(r) + "\n" for r in rows))
         self._rows = len(rows)
+        self.replicas.follow_first([*self.state.values()])
         return step
 
     def _means(self, step: int) -> dict[str, float]:

@@ -8,12 +8,13 @@ schedule acts late), and its Adam places epsilon elsewhere. These two follow tor
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from scan_tf import replicas
 from scan_tf.config import OptimizerConfig
 
 
@@ -84,6 +85,16 @@ class Optimizer:
         }
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.state: list[Any] = [self.updates, *(v for slot in self.slots.values() for v in slot)]
+
+    def gradients(
+        self, loss: Callable[[], tuple[tf.Tensor, dict[str, tf.Tensor]]]
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
+        """What `loss` returns, and the gradient of every variable, the same on all replicas."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.variables)
+            value, metrics = loss()
+        found = tape.gradient(value, self.variables, unconnected_gradients="zero")
+        return value, metrics, replicas.mean(found)
 
     def apply(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
         """One step. Gradients are clipped first, then L2 is added, as in torch."""

@@ -9,7 +9,7 @@ the paper weights them by a RotNet trained before, in the last 35 of its 245 epo
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from scan_tf import models
 from scan_tf.config import OptimizerConfig, PretextConfig
@@ -82,6 +82,7 @@ class Method(Pretext):
             momentum=config.momentum,
             negatives=config.negatives,
         )
+        self._seen: Any = None
 
     @property
     def extra_state(self) -> list[tf.Variable]:
@@ -94,7 +95,7 @@ class Method(Pretext):
         `rotation_acc` should come near to 1, `invariant_rotation_acc` near to 1/4: where both
         are high, the halves are not apart.
         """
-        count = tf.shape(batch["image"])[0]
+        count = tf.shape(batch["index"])[0]
         features = self.backbone(rotations(batch["image"]), training=True)
         labels = tf.repeat(tf.range(4), count)
         logits = self.head(features[:, : self.half])
@@ -102,7 +103,8 @@ class Method(Pretext):
         probed = self.probe(tf.stop_gradient(invariant))
         turned = tf.reshape(invariant, [4, count, invariant.shape[-1]])
         mean = tf.reduce_mean(turned, 0)
-        instance, metrics = self.bank.loss(self.projector(mean), batch["index"])
+        found = self.bank.loss(self.projector(mean), batch["index"])
+        instance, metrics, self._seen = found
         parts = {
             "rotation": rotation_cross_entropy(logits, labels),
             "invariance": tf.reduce_mean((turned - tf.stop_gradient(mean)) ** 2),
@@ -117,7 +119,8 @@ class Method(Pretext):
 
     def after_update(self, batch: Batch) -> None:
         """Remember the rows of this batch, made in `loss`."""
-        self.bank.after_update(batch["index"])
+        seen, self._seen = self._seen, None
+        self.bank.after_update(batch["index"], seen)
 
     def project(self, features: tf.Tensor) -> tf.Tensor:
         """The projection of the invariant half, float32 `[B, P]`, unit rows."""

@@ -8,6 +8,7 @@ CVPR 2018. The views are SimCLR's; the authors' CIFAR script has no flip and jit
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from scan_tf import models
 from scan_tf.config import OptimizerConfig, PretextConfig
@@ -60,6 +61,7 @@ class Method(Pretext):
             momentum=config.momentum,
             negatives=config.negatives,
         )
+        self._seen: Any = None
 
     @property
     def extra_state(self) -> list[tf.Variable]:
@@ -69,11 +71,13 @@ class Method(Pretext):
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Cross-entropy of the image among all N (equation 2), or its estimate (section 3.2)."""
         rows = self.projector(self.backbone(batch["image"], training=True))
-        return self.bank.loss(rows, batch["index"])
+        loss, metrics, self._seen = self.bank.loss(rows, batch["index"])
+        return loss, metrics
 
     def after_update(self, batch: Batch) -> None:
         """Remember the rows of this batch, made in `loss`."""
-        self.bank.after_update(batch["index"])
+        seen, self._seen = self._seen, None
+        self.bank.after_update(batch["index"], seen)
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """The projection, float32 `[B, P]`, rows of unit length."""

@@ -55,7 +55,7 @@ class Method(Pretext):
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Four-way cross-entropy over the 4B rotated images."""
         turned = rotations(batch["image"])
-        labels = tf.repeat(tf.range(4), tf.shape(batch["image"])[0])
+        labels = tf.repeat(tf.range(4), tf.shape(batch["index"])[0])
         logits = self.head(self.backbone(turned, training=True))
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
         return rotation_cross_entropy(logits, labels), {
