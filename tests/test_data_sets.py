@@ -38,7 +38,9 @@ def test_importing_the_package_stays_light() -> None:
 
 
 def test_available_names_the_data_sets() -> None:
-    assert sources.available() == ["array", "cifar10", "cifar20", "digits", "folder", "stl10"]
+    assert sources.available() == [
+        *("array", "cifar10", "cifar20", "digits", "folder", "imagenet", "stl10")
+    ]
 
 
 def test_size_and_classes() -> None:

@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from small_tasks import PLAIN
 from tiny_runs import CONFIG, scan_tf, write_config, write_splits
 
 from scan_tf import config
@@ -23,6 +24,9 @@ def run(tmp_path):
     return types.SimpleNamespace(
         config=config.from_dict({**CONFIG, "data": {}}),
         train_images=from_array(np.zeros((COUNT, 8, 8), np.uint8)),
+        facts=types.SimpleNamespace(num_classes=2, count=COUNT),
+        num_clusters=2,
+        device=PLAIN,
         images=lambda split: None,
         folder=lambda stage: tmp_path / stage,
     )

@@ -91,6 +91,7 @@ CPU = machine.Device("cpu", "float32", jit_step=False, jit_augment=True)
 
 def told(train, evaluated, own=None, **sections) -> list[str]:
     run = types.SimpleNamespace(train_images=train, pretext_images=own or train, num_clusters=2)
+    run.facts = types.SimpleNamespace(num_classes=2, count=len(train))
     run.config = config.from_dict(sections)
     run.device = CPU
     return list(summary.lines(run, evaluated))

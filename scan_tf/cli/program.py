@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scan_tf import __version__, files, replicas, signals
+from scan_tf import __version__, replicas, signals
 from scan_tf.cli import arguments as shared
 from scan_tf.cli import explore, hand_over, look, share, stages
 from scan_tf.errors import Interrupted, ScanError
@@ -55,6 +55,8 @@ def _failed(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # what reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    from scan_tf import files  # loads NumPy
+
     if not isinstance(error, ScanError) and files.lacks_room(error):
         error = files.no_room(error)
     if isinstance(error, (ScanError, OSError)):
