@@ -155,9 +155,12 @@ class _Entry:
         return f"{self.scores['repeated']} repeated with {count} seeds"
 
     def _minutes(self) -> dict[str, float]:
-        return {s: self.environment["wall_time_s"][s] / 60 for s in _MEASURED}
+        times = self.environment["wall_time_s"]
+        return {stage: times[stage] / 60 for stage in _MEASURED if stage in times}
 
     def _cell(self, part: str, measures: tuple[str, ...]) -> str:
+        if self.report[part] is None:  # a stage that was left out
+            return UNKNOWN
         return " / ".join(self._score(part, measure) for measure in measures)
 
     def _score(self, part: str, measure: str) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tiny_runs import copy, opened, reseal, scan_tf
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.experiments import published_results
 from scan_tf.files import read_metrics
+from scan_tf.pipeline.stage import up_to
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "results.py"
@@ -62,6 +64,22 @@ def add(roots, folder, **options) -> Path:
     roots = [roots] if isinstance(roots, Path) else roots
     options = {"name": "tiny", "commit": "0123456789ab", **options}
     return published_results.add(roots, folder, **options)
+
+
+def test_a_run_without_the_last_stage_is_a_result_too(run, folder):
+    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    settings["selflabel"]["epochs"] = 0
+    (run / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    shutil.rmtree(run / "selflabel")
+    (run / "status" / "selflabel.json").unlink()
+    change(run / "eval" / "report.json", selflabel=None)
+    os.utime(run / "eval" / "report.json", (DAY, DAY))
+    added = add(run, folder, hardware="2 cores")
+    assert set(load(added / "environment.json")["wall_time_s"]) == {*up_to("evaluate")} - {
+        "selflabel"
+    }
+    row = next(x for x in result_table.rows(folder).splitlines() if "tiny" in x)
+    assert [cell.strip() for cell in row.split("|")][7] == "-"
 
 
 def test_a_run_leaves_small_text_files_without_paths(run, folder, tmp_path):

@@ -19,14 +19,13 @@ import yaml
 
 from scan_tf import files
 from scan_tf.errors import ConfigError, DataError, StageError
-from scan_tf.pipeline.stage import CLUSTERINGS, up_to
+from scan_tf.pipeline.stage import CLUSTERINGS, is_left_out, up_to
 
 if TYPE_CHECKING:
     from scan_tf.pipeline.run_dir import Run
 
 # Rows of metrics kept of each stage.
 MAX_ROWS = 200
-_STAGES = up_to("evaluate")
 _CLUSTERINGS = ("kmeans_features", *CLUSTERINGS)
 _SCORES = ("acc", "nmi", "ari")
 _PRETEXT = ("knn_acc", "neighbor_purity")
@@ -79,7 +78,7 @@ def add(
         "command": _command(folder, has_path, scores),
         "data_note": data_note,
         "note": note,
-        "wall_time_s": {stage: _mean_time(runs, stage) for stage in _STAGES},
+        "wall_time_s": {stage: _mean_time(runs, stage) for stage in _stages(runs[0])},
         **_environment(root, commit, hardware),
     }
     texts = {
@@ -117,9 +116,14 @@ def _finished(root: Path) -> Run:
     from scan_tf.pipeline.run_dir import Run
 
     run = Run.open(root)
-    for stage in _STAGES:
+    for stage in _stages(run):
         run.require(stage)
     return run
+
+
+def _stages(run: Run) -> list[str]:
+    """Those up to the evaluation that the run does not leave out."""
+    return [stage for stage in up_to("evaluate") if not is_left_out(run.config, stage)]
 
 
 def _settings(run: Run) -> dict[str, Any]:
