@@ -208,13 +208,23 @@ class StoredImages:
                 found = np.empty((max(stop - start, 0), *self.shape[1:]), np.uint8)
                 self._read(start, found)
                 return found
-        chosen = np.arange(len(self))[rows]
+            rows = np.arange(start, stop, step)
+        chosen = self._checked(np.asarray(rows))
         found = np.empty((*chosen.shape, *self.shape[1:]), np.uint8)
-        for row, out in zip(
-            chosen.reshape(-1).tolist(), found.reshape(-1, *self.shape[1:]), strict=True
-        ):
+        outs = found.reshape(-1, *self.shape[1:])
+        for row, out in zip(chosen.reshape(-1).tolist(), outs, strict=True):
             self._read(row, out)
         return found
+
+    def _checked(self, rows: np.ndarray) -> np.ndarray:
+        """Indices int of any shape, or of a mask bool [N], as they count from 0; IndexError."""
+        if rows.dtype == bool:
+            if rows.shape != (len(self),):
+                raise IndexError(f"a mask of {len(self)} images has shape {list(rows.shape)}")
+            return np.flatnonzero(rows)
+        if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"there is no image {rows.max()} among {len(self)}")
+        return np.where(rows < 0, rows + len(self), rows).astype(np.int64)
 
     def _read(self, row: int, out: np.ndarray) -> None:
         """Fill `out` from the row on."""
