@@ -8,9 +8,11 @@ the honest measure of doubt where there are no labels.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from scan_tf.evaluation.head_scores import pairwise_nmi
@@ -54,7 +56,10 @@ def of_heads(probs: np.ndarray, *, seed: int) -> Consensus:
     """
     heads, _, num_clusters = probs.shape
     rows = np.sqrt(np.concatenate(list(probs), axis=1))
-    found = KMeans(num_clusters, n_init=_RESTARTS, random_state=seed).fit(rows).labels_
+    with warnings.catch_warnings():
+        # Fewer different rows than clusters: heads that have collapsed, which is told elsewhere.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = KMeans(num_clusters, n_init=_RESTARTS, random_state=seed).fit(rows).labels_
     clusters = found.astype(np.int64)
     support = np.zeros(len(clusters))
     for head in probs:
