@@ -102,6 +102,12 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
     return run
 
 
+def check_run_folder(root: Path) -> None:
+    """Raise MissingDataError where there is no such folder."""
+    if not root.is_dir():
+        raise MissingDataError(f"{root}: no such folder. Give the directory of a run.")
+
+
 def _refuse_alone(arguments: argparse.Namespace, settings: Config) -> None:
     """Raise ConfigError where several processes are asked for what one does alone."""
     from scan_tf.pipeline.stage import STAGES

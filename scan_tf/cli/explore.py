@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scan_tf.cli.arguments import add_command
-from scan_tf.errors import MissingDataError
+from scan_tf.cli.arguments import add_command, check_run_folder
 
 if TYPE_CHECKING:
     from scan_tf.pipeline.run_dir import Run
@@ -49,8 +48,7 @@ def _port(text: str) -> int:
 
 
 def _explore(arguments: argparse.Namespace) -> None:
-    if not arguments.run_dir.is_dir():
-        raise MissingDataError(f"{arguments.run_dir}: no such folder. Give the directory of a run.")
+    check_run_folder(arguments.run_dir)
     from scan_tf.pipeline.run_dir import Run
 
     run = Run.open(arguments.run_dir)

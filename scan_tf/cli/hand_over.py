@@ -7,7 +7,7 @@ import collections
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scan_tf.cli.arguments import add_command
+from scan_tf.cli.arguments import add_command, check_run_folder
 from scan_tf.errors import ConfigError, MissingDataError
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     from scan_tf.data.listing import list_images
     from scan_tf.handover import row_files
 
-    _check_folder(arguments.run_dir)
+    check_run_folder(arguments.run_dir)
     row_files.check(arguments.output)
     list_images(arguments.paths)
     lazy.load_tensorflow()
@@ -260,10 +260,5 @@ def _embeddings(arguments: argparse.Namespace) -> None:
 def _opened(root: Path) -> Run:
     from scan_tf.pipeline.run_dir import Run
 
-    _check_folder(root)
+    check_run_folder(root)
     return Run.open(root)
-
-
-def _check_folder(root: Path) -> None:
-    if not root.is_dir():
-        raise MissingDataError(f"{root}: no such folder. Give the directory of a run.")

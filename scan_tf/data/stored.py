@@ -25,7 +25,7 @@ from scan_tf import files, machine
 from scan_tf.config import DataConfig
 from scan_tf.data.decoding import Limits
 from scan_tf.data.image_set import Images
-from scan_tf.data.images import allocate, fits_in_memory, read_fitted
+from scan_tf.data.images import allocate, fits_in_memory, read_fitted, report_unreadable
 from scan_tf.errors import DataError
 
 IMAGES, FACTS = "images.npy", "facts.json"
@@ -100,14 +100,20 @@ def load(
 
 
 def of_files(
-    paths: Sequence[Path], size: int, config: DataConfig, *, fitted: int | None = None
+    paths: Sequence[Path],
+    size: int,
+    config: DataConfig,
+    *,
+    where: str,
+    fitted: int | None = None,
 ) -> tuple[Images, list[Path], dict[Path, DataError]]:
-    """Images of files, in memory or in the cache.
+    """Images of files, in memory or in the cache; a warning names those that cannot be read.
 
     Args:
         paths: the files.
         size: the side S of the images.
         config: the data section.
+        where: what a message about files begins with.
         fitted: the side to which the centre squares are resized, of which the middle is cut out;
             None: `size`.
 
@@ -115,6 +121,10 @@ def of_files(
         images: uint8 [N,S,S,3] of those that can be read, in their order.
         kept: their files.
         skipped: the other files, and what is wrong with them.
+
+    Raises:
+        DataError: no file can be read, or, with `data.strict`, one cannot.
+        StageError: there is no room for the images.
     """
     from tqdm import tqdm
 
@@ -138,6 +148,8 @@ def of_files(
 
     images, facts = load(config, len(paths), size, fill, content=content)
     skipped = {paths[number]: DataError(why) for number, why in facts["skipped"]}
+    errors = [*skipped.values()]
+    report_unreadable(errors, len(paths), where=where, allowed=not config.strict)
     return images, [path for path in paths if path not in skipped], skipped
 
 

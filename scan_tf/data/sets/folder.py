@@ -29,7 +29,7 @@ from scan_tf.config import DataConfig
 from scan_tf.data import stored
 from scan_tf.data.decoding import TWELVE_BITS, is_twelve_bits, size_of
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, Split
-from scan_tf.data.images import read_image, report_unreadable
+from scan_tf.data.images import read_image
 from scan_tf.data.listing import SUFFIXES, Listing, listing
 from scan_tf.errors import ConfigError, DataError, MissingDataError
 
@@ -70,9 +70,7 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
     size = config.image_size or DEFAULT_SIZE
     _warn_of_small(root, files, size)
     _warn_of_twelve_bits(root, files)
-    images, kept, skipped = stored.of_files(files, size, config)
-    errors = list(skipped.values())
-    report_unreadable(errors, len(files), where=f"{root}: ", allowed=not config.strict)
+    images, kept, skipped = stored.of_files(files, size, config, where=f"{root}: ")
     ids = {name: i for i, name in enumerate(names)}
     labels = np.array([ids[_class_of(p, root) or ""] for p in kept], np.int64) if names else None
     return ImageSet(

@@ -17,7 +17,6 @@ from scan_tf.config import DataConfig
 from scan_tf.data import stored, tfds
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet, Split
 from scan_tf.data.imagenet_subsets import SUBSETS
-from scan_tf.data.images import report_unreadable
 from scan_tf.data.listing import listing
 from scan_tf.errors import DataError, MissingDataError
 
@@ -57,9 +56,7 @@ def load(config: DataConfig, split: Split) -> ImageSet | None:
         return None
     names = _classes(folder, config)
     files = [file for name in names for file in sorted(listing([folder / name]).files)]
-    images, kept, skipped = stored.of_files(files, size, config, fitted=fitted)
-    errors = list(skipped.values())
-    report_unreadable(errors, len(files), where=f"{folder}: ", allowed=not config.strict)
+    images, kept, skipped = stored.of_files(files, size, config, where=f"{folder}: ", fitted=fitted)
     ids = {name: label for label, name in enumerate(names)}
     return ImageSet(
         name="imagenet",
