@@ -267,6 +267,11 @@ def _bytes_of(place: Path) -> int:
     return sum(path.stat().st_size for path in found if path.is_file())
 
 
+def digest_of(tree: Any) -> str:
+    """SHA-256, 64 digits, of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, 64 digits."""
     digest = hashlib.sha256()

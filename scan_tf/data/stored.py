@@ -79,8 +79,7 @@ def load(
         return memory.images[: memory.count], facts
     needed = count * size * size * 3
     known = {"format": _FORMAT, "size": size, **content()}
-    digest = hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=16).hexdigest()
-    folder = cache(config) / digest
+    folder = cache(config) / files.digest_of(known)[:32]
     if not folder.exists():
         files.check_room(_existing(folder), needed)
         _log.warning(

@@ -92,7 +92,7 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
     parts.finish()
     # Until now an older pack was complete, because parts are named by what is in them.
     manifest = {"format": FORMAT, "parts": parts.written}
-    sealed = {**manifest, "sha256": _digest(manifest)}
+    sealed = {**manifest, "sha256": files.digest_of(manifest)}
     files.write_text(folder / MANIFEST, json.dumps(sealed) + "\n")
     written = [folder / MANIFEST, *(folder / str(part["name"]) for part in parts.written)]
     for old in set(folder.iterdir()) - set(written):
@@ -246,7 +246,7 @@ def _checked_parts(paths: Iterable[Path]) -> list[Path]:
             raise ValueError(f"it has more than {_MAX_MANIFEST:,} bytes")
         manifest = json.loads(manifests[0].read_text(encoding="utf-8"))
         # Manifests of older versions carry no digest of themselves.
-        if manifest.pop("sha256", None) not in (None, _digest(manifest)):
+        if manifest.pop("sha256", None) not in (None, files.digest_of(manifest)):
             raise ValueError("its checksum does not fit")
         known = manifest["format"] == FORMAT
         parts = [_part(part) for part in manifest["parts"]] if known else []
@@ -273,10 +273,6 @@ def _part(known: Any) -> tuple[str, int, str]:
     if not re.fullmatch(r"\d{3,}-[0-9a-f]{12}\.part", name) or size < 1:
         raise ValueError(f"no part is called {name!r}")
     return name, size, digest
-
-
-def _digest(manifest: Any) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:

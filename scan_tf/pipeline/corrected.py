@@ -9,7 +9,6 @@ as they are; without the folder they hold again.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 
 import numpy as np
@@ -153,4 +152,4 @@ def clustering(found: Corrected, split: str, features: np.ndarray) -> Clustering
 def images_digest(run: Run, split: str) -> str | None:
     """A digest of the images of a split as the run has seen them; None where it has not."""
     known = seen_images.known(run.root).get(split)
-    return None if known is None else hashlib.sha256(known.tobytes()).hexdigest()
+    return None if known is None else seen_images.digest(known)

@@ -1,12 +1,12 @@
 """The number of clusters of a run: as set, as many as classes, or as was decided on the features.
 
 `deciding.py` decides, once, between the stages `neighbors` and `scan`, and leaves `clusters.json`
-beside the neighbours; all that comes after takes the number from there. `config.yaml` keeps `auto`.
+beside the neighbours; all that comes after takes the number from there. `config.yaml` keeps
+what was typed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -89,7 +89,7 @@ def read(run: Run) -> dict[str, Any] | None:
     try:
         tree = json.loads(path(run).read_text(encoding="utf-8"))
         digest = tree.pop("sha256")
-        if digest != _digest(tree):
+        if digest != files.digest_of(tree):
             raise ValueError("its checksum does not fit")
         known = tree.pop("made_of")
     except FileNotFoundError:
@@ -103,7 +103,9 @@ def read(run: Run) -> dict[str, Any] | None:
 def write(run: Run, found: Mapping[str, Any]) -> None:
     """Write down what `read` returns."""
     tree = json.loads(json.dumps({**found, "made_of": _made_of(run)}))
-    files.write_text(path(run), json.dumps({**tree, "sha256": _digest(tree)}, indent=2) + "\n")
+    files.write_text(
+        path(run), json.dumps({**tree, "sha256": files.digest_of(tree)}, indent=2) + "\n"
+    )
 
 
 def seconds(run: Run) -> float:
@@ -120,7 +122,3 @@ def _made_of(run: Run) -> dict[str, Any]:
         "num_clusters_range": list(run.config.scan.num_clusters_range),
         "seed": run.seed("neighbors"),
     }
-
-
-def _digest(tree: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

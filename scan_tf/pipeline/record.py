@@ -7,7 +7,6 @@ results lies a copy, `record.json`, so that a damaged record costs nothing.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -103,7 +102,7 @@ def read(root: Path, stage: str) -> Record:
 def write(root: Path, stage: str, record: Record) -> None:
     """Write the record of a stage, and its copy where the results are worth one."""
     tree = json.loads(json.dumps(dataclasses.asdict(record)))
-    text = json.dumps({"sha256": _digest_of(tree), **tree}, indent=2) + "\n"
+    text = json.dumps({"sha256": files.digest_of(tree), **tree}, indent=2) + "\n"
     files.write_text(path_of(root, stage), text)
     if stage not in OUTPUTS:
         files.write_text(root / STAGES[stage].folder / _COPY, text)
@@ -156,7 +155,7 @@ def differences(
 def _parse(path: Path) -> Record:
     tree = json.loads(path.read_text(encoding="utf-8"))
     digest = tree.pop("sha256", None)
-    if digest is not None and digest != _digest_of(tree):
+    if digest is not None and digest != files.digest_of(tree):
         raise ValueError("its checksum does not fit")
     return Record(
         str(tree["status"]),
@@ -167,7 +166,3 @@ def _parse(path: Path) -> Record:
         dict(tree.get("made_of", {})),
         tuple(tree.get("extended", ())),
     )
-
-
-def _digest_of(tree: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -124,7 +123,7 @@ class Run:
     def images_digest(self, split: Split) -> str:
         """A digest of the images of a split, in their order."""
         self.images(split)
-        return hashlib.sha256(self._digests[split].tobytes()).hexdigest()
+        return seen_images.digest(self._digests[split])
 
     @property
     def pretext_images(self) -> ImageSet:

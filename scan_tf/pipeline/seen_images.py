@@ -30,6 +30,11 @@ def digests(images: ImageSet) -> np.ndarray:
     return found
 
 
+def digest(rows: np.ndarray) -> str:
+    """A digest of all images of a split, in their order, by those of each, uint64 [N]."""
+    return hashlib.sha256(rows.tobytes()).hexdigest()
+
+
 def known(root: Path) -> dict[str, np.ndarray]:
     """Split -> the digests of the images that a run has seen. Raises StageError where damaged."""
     return files.read_npz(root / FILE)[0] if (root / FILE).exists() else {}
