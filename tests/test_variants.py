@@ -102,6 +102,14 @@ def test_every_combination_has_every_seed_and_a_folder(run):
     assert not (run / "sweeps").exists()
 
 
+def test_methods_of_a_stage_can_be_compared(run):
+    # `threshold` stands in the parent's settings, and only its method knows it.
+    points = plan(run, {"selflabel.name": ["confident", "fixmatch", "cdc"]})
+    assert [p.config.selflabel.name for p in points] == ["confident", "fixmatch", "cdc"]
+    assert {p.config.selflabel.epochs for p in points} == {12}
+    assert points[0].config.selflabel.threshold == 0.4
+
+
 def test_without_seeds_it_is_the_parents(run):
     work = opened(run, "clustering_seed=4")
     (only,) = variants.plan(work, run / "s", axes={}, fixed={}, seeds=None)

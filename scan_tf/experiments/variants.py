@@ -204,6 +204,10 @@ def _check_key(key: str) -> None:
 
 def _changed(settings: config.Config, changes: Mapping[str, Any]) -> config.Config:
     tree = config.to_dict(settings)
+    # A point with another method of a stage is not asked for the settings of the parent's.
+    reading.leave_out_replaced(
+        config.Config, tree, [(key.split("."), v, f"{key}={v}") for key, v in changes.items()]
+    )
     for key, value in changes.items():
         *sections, leaf = key.split(".")
         inner = tree
