@@ -18,8 +18,8 @@ import tensorflow as tf
 from scan_tf import augment
 from scan_tf.evaluation import charts, pictures
 from scan_tf.features import neighbors
-from scan_tf.files import read_npz
 from scan_tf.pipeline import Run
+from scan_tf.storage.files import read_npz
 
 _FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 _COPIED = ("confusion.png", "map.png", "reliability.png", "confidence.png")

@@ -15,6 +15,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # Read by scikit-learn's OpenMP: spinning threads make small tests slow on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Whatever process the tests start finds the small networks beside them.
+_found = [str(pathlib.Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(_found)
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +65,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             (root / "connections").write_text("\n".join(seen), encoding="utf-8")
             (root / "done").touch()
     return root / "run"
+
+
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EfficientNet-Lite of half its blocks, which is traced in half the time."""
+    from scan_tf.models import efficientnet_lite
+
+    monkeypatch.setitem(efficientnet_lite.SIZES, "lite0", (1.0, 0.25, 224))
 
 
 @pytest.fixture

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scan_tf import config, files
+from scan_tf import config
 from scan_tf.explorer import serving
 from scan_tf.explorer.guard import Keys
 from scan_tf.explorer.session import Session
 from scan_tf.pipeline import record
 from scan_tf.pipeline.record import Record
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.storage import files
 
 # Different pictures; the rest are links to them.
 _PICTURES = 500

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scan_tf import files
 from scan_tf.errors import Diverged, StageError
 from scan_tf.models.heads import ClusterHeads, ProjectionHead
 from scan_tf.models.weights import load_weights, named_variables, save_weights
+from scan_tf.storage import files
 from scan_tf.training import checkpoint
 
 DTYPES = ["float32", "float64", "int64", "int32", "bool"]

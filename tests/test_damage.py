@@ -15,10 +15,10 @@ from tiny_runs import copy, opened, scan_tf, snapshot, weights
 from scan_tf import machine
 from scan_tf.errors import DataError
 from scan_tf.evaluation.remarks import of_heads
-from scan_tf.files import read_metrics
 from scan_tf.models.torch_files import TorchFile
 from scan_tf.pipeline import porting, run_dir
 from scan_tf.pipeline.stage import STAGES
+from scan_tf.storage.files import read_metrics
 
 
 def refused(capsys: pytest.CaptureFixture[str], *command: Any, code: int = 2) -> str:
@@ -71,7 +71,7 @@ def test_a_damaged_report_is_refused_with_the_command_that_restores_it(
 
 def test_a_second_program_is_refused_and_told_who_is_at_work(finished, tmp_path, capsys):
     run = copy(finished, tmp_path / "run", without="export")
-    body = "from scan_tf import writing\nmine = writing.Writing(Path(sys.argv[1]))"
+    body = "from scan_tf.storage import writing\nmine = writing.Writing(Path(sys.argv[1]))"
     with another_process(body, run) as first:
         for command in (
             ("run", "--run-dir", run),

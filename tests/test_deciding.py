@@ -13,10 +13,10 @@ from tiny_runs import opened, write_config, write_images
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.evaluation import num_clusters
 from scan_tf.experiments import packs
-from scan_tf.files import write_npz
 from scan_tf.pipeline import decided, deciding, status
 from scan_tf.pipeline import record as records
 from scan_tf.pipeline.record import Record
+from scan_tf.storage.files import write_npz
 
 AUTO = "scan.num_clusters=auto"
 

@@ -84,7 +84,9 @@ def test_the_package_is_not_imported(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("lite0", 3.37), ("lite1", 4.14), ("lite2", 4.81)]
+    ("name", "parameters"),
+    [("lite0", 3.37)]
+    + [pytest.param(*more, marks=pytest.mark.slow) for more in (("lite1", 4.14), ("lite2", 4.81))],
 )
 def test_the_published_number_of_parameters(name, parameters):
     """In millions, without the classifier's 1.28: 4.7, 5.4 and 6.1 (tensorflow/tpu)."""
@@ -92,7 +94,7 @@ def test_the_published_number_of_parameters(name, parameters):
     assert count / 1e6 == pytest.approx(parameters, abs=0.01)
 
 
-def test_images_of_other_sizes_are_resized_inside(rng):
+def test_images_of_other_sizes_are_resized_inside(rng, shallow):
     model = EfficientNetLite("lite0", 64)
     x = images(rng, 32)
     resized = tf.image.resize(x, (64, 64))

@@ -15,7 +15,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from scan_tf import files
 from scan_tf.config import DataConfig
 from scan_tf.data import sources
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
@@ -30,6 +29,7 @@ from scan_tf.models.weights import load_weights, save_weights
 from scan_tf.pipeline import savedmodel
 from scan_tf.pipeline.doubt import Doubt
 from scan_tf.pipeline.prediction import predict
+from scan_tf.storage import files
 
 SIZE = 12
 CLUSTERS = 5
@@ -231,7 +231,9 @@ def test_a_native_image_is_served_exactly_as_the_folder_loads_it(run_dir, photos
             np.testing.assert_array_equal(original[key], prepared[key], err_msg=path)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    "kind", ["cifar", *(pytest.param(k, marks=pytest.mark.slow) for k in ("stl", "imagenet"))]
+)
 def test_a_network_trained_in_bfloat16_is_served_in_float32(tmp_path, rng, kind) -> None:
     backbone, heads = make(kind, "mixed_bfloat16")
     save(tmp_path / "export", backbone, heads)

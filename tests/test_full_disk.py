@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from tiny_runs import copy, opened, scan_tf
 
-from scan_tf import files
 from scan_tf.cli import program
 from scan_tf.config import NeighborsConfig
 from scan_tf.errors import StageError
@@ -26,6 +25,7 @@ from scan_tf.handover import row_files, undo_file
 from scan_tf.handover.sorted_file import Sorted
 from scan_tf.models import torch_files
 from scan_tf.pipeline.fitting import fit
+from scan_tf.storage import files
 
 ROWS = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32)
 NO_ROOM = r"^{folder}: (more than )?\d+ [KM]iB are needed there \(.*are free\)\. Make room and run"

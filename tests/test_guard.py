@@ -11,8 +11,8 @@ from tiny_runs import copy, opened, scan_tf, weights
 
 from scan_tf import config
 from scan_tf.evaluation import alarms
-from scan_tf.files import read_metrics
 from scan_tf.pipeline import stages
+from scan_tf.storage.files import read_metrics
 
 # Of three clusters, of which the last is to be empty in the end.
 EVEN, UNEVEN = 1.09, 0.70

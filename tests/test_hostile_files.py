@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scan_tf import files
 from scan_tf.data.decoding import Budget, Limits, decode
 from scan_tf.errors import DataError, StageError
 from scan_tf.pipeline import record
+from scan_tf.storage import files
 
 # `make fuzz` sets it.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))

@@ -12,10 +12,10 @@ from small_tasks import BATCH, BLOCKS, CLUSTERS, Given, backbone, batch, trainer
 
 from scan_tf.config import OptimizerConfig
 from scan_tf.errors import ConfigError
-from scan_tf.files import read_metrics
 from scan_tf.methods.losses import info_nce
 from scan_tf.methods.pretext import moco
 from scan_tf.models.torch_names import to_torch
+from scan_tf.storage.files import read_metrics
 
 pytestmark = pytest.mark.usefixtures("seeded")
 PROJECTION = 8

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 from tiny_runs import copy, opened, scan_tf
 
-from scan_tf import files
 from scan_tf.errors import StageError
 from scan_tf.evaluation.knn import knn_accuracy
-from scan_tf.files import read_metrics
 from scan_tf.pipeline import build, evaluate
 from scan_tf.pipeline.pretext import KnnMonitor
+from scan_tf.storage import files
+from scan_tf.storage.files import read_metrics
 
 
 def test_the_curve_ends_at_the_accuracy_of_the_report(finished, tmp_path):

@@ -16,13 +16,13 @@ import pytest
 from small_tasks import Given, trainer
 
 from scan_tf.config import ModelConfig, OptimizerConfig
-from scan_tf.files import read_metrics
 from scan_tf.methods.clustering import scan
 from scan_tf.methods.pretext import simclr
 from scan_tf.methods.selflabel import confident
 from scan_tf.models import resnet
 from scan_tf.models.heads import ClusterHeads
 from scan_tf.models.torch_names import load_torch
+from scan_tf.storage.files import read_metrics
 
 ORACLE = dict(np.load(pathlib.Path(__file__).parent / "data" / "steps_oracle.npz"))
 

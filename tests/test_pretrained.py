@@ -371,7 +371,7 @@ every_kind = pytest.mark.parametrize("make", [lambda _: lite(), of_keras, of_sav
 
 
 @every_kind
-def test_their_features_are_cached(rng, tmp_path, make):
+def test_their_features_are_cached(rng, tmp_path, make, shallow):
     backbone = make(tmp_path)
     x = pixels(rng, 24, count=5)
     images = ImageSet("some", "train", x.astype(np.uint8), None, (), (0, 0, 0), (1, 1, 1))
@@ -386,7 +386,7 @@ def test_their_features_are_cached(rng, tmp_path, make):
 
 
 @every_kind
-def test_they_travel_into_a_saved_model(rng, tmp_path, make):
+def test_they_travel_into_a_saved_model(rng, tmp_path, make, shallow):
     """With the constants that their features are centred, turned and scaled by."""
     backbone = make(tmp_path)
     x = pixels(rng, count=8)
@@ -411,7 +411,7 @@ def test_they_travel_into_a_saved_model(rng, tmp_path, make):
 # Digests
 
 
-def test_the_digest_is_of_all_that_decides_about_features():
+def test_the_digest_is_of_all_that_decides_about_features(shallow):
     def make(seed=0, **options):
         keras.utils.set_random_seed(seed)
         return EfficientNetLite("lite0", **({"image_size": 32} | options))

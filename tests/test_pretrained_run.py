@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from scan_tf import files
 from scan_tf.features.embedding import embed, head_probs
 from scan_tf.pipeline import build, neighbors, timing
 from scan_tf.pipeline.prediction import predict
+from scan_tf.storage import files
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import tiny_runs
 
 from scan_tf import config
 from scan_tf.errors import ConfigError
-from scan_tf.files import read_metrics
+from scan_tf.storage.files import read_metrics
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 EXAMPLES = re.findall(

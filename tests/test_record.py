@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scan_tf import files
 from scan_tf.config import Config
 from scan_tf.data.image_set import IMAGENET_MEAN, IMAGENET_STD, ImageSet
 from scan_tf.errors import StageError
 from scan_tf.pipeline import extend, record, seen_images
 from scan_tf.pipeline.record import Record
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.storage import files
 
 DONE = Record("done", 1.5, {"scan": {"epochs": 3}}, {"head": 0, "best": None})
 

@@ -209,26 +209,15 @@ def test_a_cpu_cannot_be_divided_once_tensorflow_runs(monkeypatch):
 
 # Whole runs of the program
 
-ONE_BLOCK = """
-from scan_tf.models.resnet import ResNet
-
-def build(config, **how):
-    return ResNet((0, 0, 0, 1), width=config.width, **how)
-"""
-
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A configuration of a backbone of one block, and the environment that finds it."""
-    package = tmp_path / "mine"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "one_block.py").write_text(ONE_BLOCK, encoding="utf-8")
-    small = ["model.backbone=mine.one_block", "pretext.optimizer.lr=0.02", "pretext.epochs=200"]
+    """A configuration, and the environment that finds its backbone."""
+    small = ["pretext.optimizer.lr=0.02", "pretext.epochs=200"]
     small += ["scan.augmentation=weak", "scan.head_epochs=2", "scan.epochs=2"]
     small += ["selflabel.augmentation=weak", "selflabel.epochs=2"]
     images = tiny_runs.write_splits(tmp_path / "images")
-    return tiny_runs.write_config(tmp_path / "tiny.yaml", images, *small), with_path(tmp_path)
+    return tiny_runs.write_config(tmp_path / "tiny.yaml", images, *small), with_path(TESTS)
 
 
 @contextlib.contextmanager

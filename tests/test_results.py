@@ -17,8 +17,8 @@ from tiny_runs import copy, opened, reseal, scan_tf
 
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.experiments import published_results
-from scan_tf.files import read_metrics
 from scan_tf.pipeline.stage import up_to
+from scan_tf.storage.files import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "results.py"

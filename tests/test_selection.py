@@ -8,9 +8,9 @@ from tiny_runs import copy, opened, weights
 
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import StageError
-from scan_tf.files import read_metrics
 from scan_tf.pipeline import selection, stages
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.storage.files import read_metrics
 
 
 class NoTest(Run):

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from tiny_runs import copy, opened, own_handler, weights
 
-from scan_tf import files
 from scan_tf.errors import ConfigError, Interrupted, StageError
 from scan_tf.experiments import packs, sessions
-from scan_tf.files import read_metrics
 from scan_tf.pipeline import stages
+from scan_tf.storage import files
+from scan_tf.storage.files import read_metrics
 from scan_tf.training import checkpoint
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "campaign.py"

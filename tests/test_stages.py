@@ -26,13 +26,13 @@ from tiny_runs import (
 )
 
 import scan_tf as package
-from scan_tf import files
 from scan_tf.errors import StageError, TrainingError
 from scan_tf.features import neighbors
-from scan_tf.files import read_metrics
 from scan_tf.pipeline import learning, stages
 from scan_tf.pipeline import record as records
 from scan_tf.pipeline.stage import STAGES
+from scan_tf.storage import files
+from scan_tf.storage.files import read_metrics
 
 TRAIN = PER_CLASS["train"] * len(CLASSES)
 CONFIGS = Path(__file__).parents[1] / "configs"

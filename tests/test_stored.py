@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scan_tf import files
 from scan_tf.config import DataConfig
 from scan_tf.data import images as decoded
 from scan_tf.data import load as load_set
 from scan_tf.data import stored
 from scan_tf.errors import DataError, StageError
+from scan_tf.storage import files
 
 SIZE = 6
 

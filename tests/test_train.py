@@ -22,10 +22,10 @@ from small_tasks import loader as cached_loader
 
 from scan_tf.config import OptimizerConfig
 from scan_tf.errors import Diverged, Interrupted, NothingLearned, StageError, TrainingError
-from scan_tf.files import read_metrics
 from scan_tf.methods.selflabel import confident
 from scan_tf.methods.task import Task, View
 from scan_tf.models.heads import ClusterHeads
+from scan_tf.storage.files import read_metrics
 from scan_tf.training import checkpoint
 
 TESTS = pathlib.Path(__file__).parent
@@ -491,7 +491,9 @@ def selflabel(**settings):
     return confident.Method(confident.Config(**settings), task.backbone, task.heads)
 
 
-def test_selflabel_without_a_confident_image_changes_nothing_that_is_trained(tmp_path, seeded):
+def test_selflabel_without_a_confident_image_changes_nothing_that_is_trained(
+    tmp_path, seeded, eager
+):
     task = selflabel(threshold=1.0, ema=0.9)
     loop = trainer(task, Given([batch_of(task)]), tmp_path, epochs=3)
     watched = [*task.trainable_variables, *task.averages.variables, *loop.optimizer.state]
@@ -505,7 +507,7 @@ def test_selflabel_without_a_confident_image_changes_nothing_that_is_trained(tmp
     assert (values(task.backbone.non_trainable_variables)[0] != moving[0]).any()
 
 
-def test_selflabel_keeps_a_moving_average_of_the_weights(tmp_path, seeded):
+def test_selflabel_keeps_a_moving_average_of_the_weights(tmp_path, seeded, eager):
     task = selflabel(threshold=0.3, ema=0.75)
     weights = [v for network in task.networks.values() for v in network.variables]
     expected = values(weights)

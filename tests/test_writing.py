@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from scan_tf import files, writing
 from scan_tf.errors import StageError
+from scan_tf.storage import files, writing
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 @contextlib.contextmanager
 def another_process(body: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A process that has run the lines and waits; killed at the end."""
-    program = "import sys\nfrom pathlib import Path\nfrom scan_tf import files, writing\n"
+    program = "import sys\nfrom pathlib import Path\nfrom scan_tf.storage import files, writing\n"
     waits = "\nprint('there', flush=True)\nsys.stdin.read()"
     indent = " " * (len(body.splitlines()[-1]) - len(body.splitlines()[-1].lstrip()))
     if body.rstrip().endswith(":"):
@@ -68,8 +68,8 @@ def test_a_process_may_ask_again_until_it_lets_go(tmp_path):
         "    sys.exit(str(error))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    program = f"import sys\nfrom pathlib import Path\nfrom scan_tf import files, writing\n{tried}"
-    command = [sys.executable, "-c", program, str(tmp_path)]
+    imports = "import sys\nfrom pathlib import Path\nfrom scan_tf.storage import files, writing\n"
+    command = [sys.executable, "-c", imports + tried, str(tmp_path)]
     first = writing.Writing.of(tmp_path)
     assert writing.Writing.of(tmp_path / "." / "status" / "..") is first
     refused = subprocess.run(command, env=environment, capture_output=True, text=True)

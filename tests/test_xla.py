@@ -14,7 +14,7 @@ import small_tasks
 from small_tasks import QUIET, loader, trainer, values
 
 from scan_tf import machine
-from scan_tf.files import read_metrics
+from scan_tf.storage.files import read_metrics
 
 
 @pytest.mark.slow

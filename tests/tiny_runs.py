@@ -26,7 +26,7 @@ SIZE = 8
 CONFIG: dict[str, Any] = {
     "name": "tiny",
     "data": {"name": "folder", "image_size": SIZE},
-    "model": {"backbone": "resnet10", "width": 4, "projection_dim": 8},
+    "model": {"backbone": "tiny_networks.one_block", "width": 4, "projection_dim": 8},
     "augment": {"crop_scale": [0.6, 1.0], "weak_padding": 1, "cutout": 2, "strong_ops": 1},
     "pretext": {"name": "simclr", "epochs": 20, "batch_size": 16},
     "neighbors": {"k": 3, "k_validation": 2},

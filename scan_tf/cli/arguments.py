@@ -88,7 +88,7 @@ def open_run(arguments: argparse.Namespace, *, reads_images: bool = True) -> Run
     from scan_tf.data import sources
     from scan_tf.pipeline.run_dir import Run
     from scan_tf.pipeline.stage import STAGES
-    from scan_tf.writing import Writing
+    from scan_tf.storage.writing import Writing
 
     _refuse_alone(arguments, settings)
     run = Run(settings, root)

@@ -12,7 +12,7 @@ from scan_tf import __version__, replicas, signals
 from scan_tf.cli import arguments as shared
 from scan_tf.cli import explore, hand_over, look, share, stages
 from scan_tf.errors import Interrupted, ScanError
-from scan_tf.writing import Writing
+from scan_tf.storage.writing import Writing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def _failed(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # what reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    from scan_tf import files  # loads NumPy
+    from scan_tf.storage import files  # loads NumPy
 
     if not isinstance(error, ScanError) and files.lacks_room(error):
         error = files.no_room(error)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scan_tf.errors import DataError
-from scan_tf.files import open_regular
+from scan_tf.storage.files import open_regular
 
 # Formats whose decoders run in this process alone; Pillow would start Ghostscript for EPS.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000")

@@ -21,9 +21,9 @@ from scan_tf.data.images import read_image, resize_and_crop
 from scan_tf.data.listing import list_images
 from scan_tf.data.sets import cifar10, cifar20, stl10
 from scan_tf.errors import ConfigError, DataError, MissingDataError
-from scan_tf.files import replacing
 from scan_tf.settings.schema import did_you_mean
-from scan_tf.writing import delete
+from scan_tf.storage.files import replacing
+from scan_tf.storage.writing import delete
 
 # The sets of tensorflow-datasets that can be written, each with the labels of its builder.
 LABELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {

@@ -21,12 +21,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scan_tf import files, machine
+from scan_tf import machine
 from scan_tf.config import DataConfig
 from scan_tf.data.decoding import Limits
 from scan_tf.data.image_set import Images
 from scan_tf.data.images import allocate, fits_in_memory, read_fitted, report_unreadable
 from scan_tf.errors import DataError
+from scan_tf.storage import files
 
 IMAGES, FACTS = "images.npy", "facts.json"
 # What is decoded otherwise than before gets another name.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from scan_tf.evaluation.assignments import Assignment
-from scan_tf.files import write_csv
+from scan_tf.storage.files import write_csv
 
 # The threshold that is chosen where none is set keeps so many of the evaluated images, and never
 # turns away one that is surer than this.

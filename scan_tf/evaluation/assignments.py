@@ -15,7 +15,7 @@ from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import DataError
 from scan_tf.evaluation import metrics
 from scan_tf.evaluation.text import cell
-from scan_tf.files import write_csv, write_npz
+from scan_tf.storage.files import write_csv, write_npz
 
 FILE = "assignments.csv"
 COLUMNS = ("path", "cluster", "name", "confidence")

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from scan_tf.errors import DataError
 from scan_tf.evaluation import headlines
-from scan_tf.files import room
+from scan_tf.storage.files import room
 
 DPI = 120
 BLUE, RED = "#0072B2", "#D55E00"

@@ -23,7 +23,7 @@ from scan_tf.evaluation import galleries, metrics, number_section, sections, thu
 from scan_tf.evaluation.charts import palette
 from scan_tf.evaluation.page_data import PageData, StageFacts
 from scan_tf.evaluation.sections import text
-from scan_tf.files import write_text
+from scan_tf.storage.files import write_text
 
 __all__ = ["PageData", "StageFacts", "write"]
 

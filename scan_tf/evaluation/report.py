@@ -28,7 +28,7 @@ from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.remarks import remarks
 from scan_tf.evaluation.text import percent
 from scan_tf.features.outliers import Reference
-from scan_tf.files import write_text
+from scan_tf.storage.files import write_text
 
 
 class Report(TypedDict):

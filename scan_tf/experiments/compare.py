@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scan_tf import files
 from scan_tf.errors import ConfigError
 from scan_tf.evaluation import charts
 from scan_tf.evaluation.text import UNKNOWN, markdown, percent
 from scan_tf.pipeline import reports
 from scan_tf.pipeline.stage import CLUSTERINGS
+from scan_tf.storage import files
 
 if TYPE_CHECKING:
     from scan_tf.pipeline.run_dir import Run

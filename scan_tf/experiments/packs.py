@@ -23,11 +23,11 @@ from typing import Any
 
 import yaml
 
-from scan_tf import files, writing
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.pipeline import record as records
 from scan_tf.pipeline import seen_images
 from scan_tf.pipeline.stage import STAGES, TRAINED
+from scan_tf.storage import files, writing
 
 FORMAT = 2
 MANIFEST = "manifest.json"

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from scan_tf import files
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.pipeline.stage import CLUSTERINGS, is_left_out, up_to
+from scan_tf.storage import files
 
 if TYPE_CHECKING:
     from scan_tf.pipeline.run_dir import Run
@@ -203,7 +203,7 @@ def _report(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _thinned_metrics(run: Run) -> str:
-    from scan_tf.files import read_metrics
+    from scan_tf.storage.files import read_metrics
 
     lines = []
     for stage in ("pretext", "scan", "selflabel"):

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from scan_tf import __version__, config, files, machine, models
+from scan_tf import __version__, config, machine, models
 from scan_tf.data import sources
 from scan_tf.data.image_set import Split
 from scan_tf.errors import DataError, StageError
@@ -31,6 +31,7 @@ from scan_tf.models.heads import ClusterHeads, new_heads
 from scan_tf.pipeline import build, evaluate
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import CLUSTERINGS
+from scan_tf.storage import files
 
 SUFFIX = ".weights.h5"
 FORMAT = 1

@@ -20,13 +20,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scan_tf import files, machine, signals
+from scan_tf import machine, signals
 from scan_tf.errors import TO_BE_CONTINUED, ConfigError, Interrupted
 from scan_tf.experiments import sweep
-from scan_tf.files import read_metrics
 from scan_tf.pipeline import stages
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES, TRAINED
+from scan_tf.storage import files
+from scan_tf.storage.files import read_metrics
 
 # Seconds before the end at which a session stops: a step, an epoch's scores, a save.
 MARGIN_S = 20.0

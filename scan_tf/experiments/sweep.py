@@ -18,13 +18,13 @@ from typing import Any
 
 import keras
 
-from scan_tf import files
 from scan_tf.errors import ConfigError, ScanError, StageError
 from scan_tf.experiments import tables, variants
 from scan_tf.experiments.variants import Variant
 from scan_tf.pipeline import evaluate, stages
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import CLUSTERINGS, REPEATED
+from scan_tf.storage import files
 
 # Writes the tables of the rows so far.
 Writer = Callable[[list[dict[str, Any]], Mapping[str, Any] | None], None]

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scan_tf import files
 from scan_tf.evaluation import charts
 from scan_tf.evaluation.text import UNKNOWN, markdown, number, percent
 from scan_tf.experiments.variants import as_text
 from scan_tf.pipeline.stage import labels
+from scan_tf.storage import files
 
 Row = Mapping[str, Any]
 TITLES = labels()

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scan_tf import config, files
+from scan_tf import config
 from scan_tf.data.image_set import ImageSet, Split
 from scan_tf.errors import ConfigError, StageError
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import OUTPUTS, REPEATED, STAGES
 from scan_tf.settings import reading
 from scan_tf.settings.schema import shorten
+from scan_tf.storage import files
 
 # The parent's report has the pictures, and what is known of the features they share.
 _QUIET = {

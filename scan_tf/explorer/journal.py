@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scan_tf.errors import StageError
-from scan_tf.writing import sync
+from scan_tf.storage.writing import sync
 
 FILE = "journal.jsonl"
 FORMAT = 1

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from scan_tf import files, machine
+from scan_tf import machine
 from scan_tf.config import NeighborsConfig
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.features.search import exact
+from scan_tf.storage import files
 
 if TYPE_CHECKING:
     from annoy import AnnoyIndex

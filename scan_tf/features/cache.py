@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from scan_tf.data.image_set import Images, ImageSet
 from scan_tf.errors import DataError
-from scan_tf.files import reserve, write_text
+from scan_tf.storage.files import reserve, write_text
 
 Storage = Literal["float16", "float32"]
 

@@ -14,11 +14,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from scan_tf import files
 from scan_tf.config import NeighborsConfig
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.features import approximate
 from scan_tf.features.search import exact
+from scan_tf.storage import files
 
 # `auto` searches exactly up to here. Seconds of a core at N = 200,000, P = 128, K = 20, scaled up
 # from a sample of the queries: exact 50 in bfloat16 and 90 in float32, Annoy with 100 trees 155.

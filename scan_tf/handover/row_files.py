@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from scan_tf.errors import ConfigError, DataError
-from scan_tf.files import written
+from scan_tf.storage.files import written
 
 # What a column holds.
 Columns = Mapping[str, type | str]

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from scan_tf.errors import DataError
-from scan_tf.files import room
+from scan_tf.storage.files import room
 
 Action = Literal["copy", "symbolic", "hard"]
 ACTIONS: tuple[Action, ...] = ("copy", "symbolic", "hard")

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from scan_tf.errors import DataError, MissingDataError
-from scan_tf.files import room, write_text
 from scan_tf.handover import sorted_file
 from scan_tf.handover.sorted_file import Sorted
+from scan_tf.storage.files import room, write_text
 
 NAME = "sort-undo.jsonl"
 _HEADER = {"scan_tf": "files made by scan-tf sort, to be taken back with: scan-tf sort --undo"}

@@ -21,8 +21,8 @@ from typing import IO, Any
 import numpy as np
 
 from scan_tf.errors import DataError
-from scan_tf.files import open_regular
 from scan_tf.models.torch_pickle import Function, Refused, State, interpret
+from scan_tf.storage.files import open_regular
 
 # The first two numbers of a file in the format before PyTorch 1.6.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

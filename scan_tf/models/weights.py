@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from scan_tf.errors import Diverged
-from scan_tf.files import check_same, not_finite, read_npz, write_npz
+from scan_tf.storage.files import check_same, not_finite, read_npz, write_npz
 
 
 def save_weights(

@@ -13,10 +13,10 @@ import logging
 
 import numpy as np
 
-from scan_tf import files, writing
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.pipeline import seen_images
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.storage import files, writing
 
 FOLDER, FILE = "corrected", "head.npz"
 # Its key in the report, and what tables call it.

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scan_tf import files, writing
 from scan_tf.errors import StageError
 from scan_tf.evaluation import report
 from scan_tf.evaluation.assignments import Clustering
@@ -26,6 +25,7 @@ from scan_tf.pipeline import (
 from scan_tf.pipeline.corrected import Corrected
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES
+from scan_tf.storage import files, writing
 
 
 def accept(run: Run, found: Corrected, given: Mapping[int, str]) -> None:

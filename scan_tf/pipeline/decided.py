@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from scan_tf import files
 from scan_tf.config import Config
 from scan_tf.errors import StageError
 from scan_tf.pipeline import image_facts
 from scan_tf.pipeline.image_facts import ImageFacts
 from scan_tf.pipeline.record import Record
+from scan_tf.storage import files
 
 FILE = "clusters.json"
 AUTO = "auto"

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from scan_tf import files
 from scan_tf.features.outliers import Reference
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.storage import files
 
 FILE = "reference.npz"
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from scan_tf import files
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import StageError
 from scan_tf.evaluation import assignments
@@ -15,6 +14,7 @@ from scan_tf.evaluation.assignments import Clustering
 from scan_tf.handover import row_files
 from scan_tf.pipeline import reports
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.storage import files
 
 FILE = "embeddings.npz"
 # Rows that are written at a time.

@@ -25,7 +25,6 @@ from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.report import Report
 from scan_tf.features.embedding import head_probs
 from scan_tf.features.map2d import layout
-from scan_tf.files import read_metrics
 from scan_tf.methods.task import Pretext
 from scan_tf.models.backbone import Backbone
 from scan_tf.pipeline import (
@@ -44,6 +43,7 @@ from scan_tf.pipeline import (
 )
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, labels, up_to
+from scan_tf.storage.files import read_metrics
 
 NO_PRETEXT = "no pretext in this run"
 CROSS_VALIDATION = "5-fold cross-validation on the evaluated images"

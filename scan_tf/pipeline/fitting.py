@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scan_tf import config as configs
-from scan_tf import files, lazy, machine
+from scan_tf import lazy, machine
 from scan_tf.config import Config
 from scan_tf.data.arrays import checked, from_array, square
 from scan_tf.data.image_set import ImageSet
@@ -31,6 +31,7 @@ from scan_tf.pipeline import sizes
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import up_to
 from scan_tf.settings import reading
+from scan_tf.storage import files
 
 if TYPE_CHECKING:
     from scan_tf.models import Backbone, ClusterHeads

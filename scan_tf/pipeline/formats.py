@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from scan_tf import files
 from scan_tf.errors import ConfigError, StageError
 from scan_tf.lazy import tf
+from scan_tf.storage import files
 
 # The probabilities of the SavedModel and of another runtime differ by no more; with weights in
 # float16 by no more than the second.

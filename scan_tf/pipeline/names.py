@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
-from scan_tf import files
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.evaluation.text import cell
 from scan_tf.pipeline import corrected
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.settings import reading
+from scan_tf.storage import files
 
 FILE = "names.yaml"
 # Characters of a name; it has to fit into a line and a file name.

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from scan_tf import files
 from scan_tf.errors import ConfigError
 from scan_tf.features import neighbors
 from scan_tf.features.neighbors import Neighbors
 from scan_tf.pipeline import build
 from scan_tf.pipeline.features import of_pretext
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.storage import files
 
 
 def run(run: Run) -> dict[str, Any]:

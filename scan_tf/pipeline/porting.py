@@ -17,7 +17,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from scan_tf import files
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.methods.task import Pretext
 from scan_tf.models import torch_files
@@ -27,6 +26,7 @@ from scan_tf.models.weights import save_weights
 from scan_tf.pipeline import build, features
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import TRAINED
+from scan_tf.storage import files
 
 _BACKBONE, _PROJECTOR, _CLUSTERS = "backbone.", "contrastive_head.", "cluster_head."
 

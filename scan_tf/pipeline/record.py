@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scan_tf import files, writing
 from scan_tf.errors import StageError
 from scan_tf.pipeline.stage import OUTPUTS, STAGES
+from scan_tf.storage import files, writing
 
 # What is sealed of a finished stage: what later stages and commands read.
 _SEALED = (

@@ -14,10 +14,10 @@ from scan_tf.evaluation import abstention, report_lines, report_page
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.page_data import StageFacts
 from scan_tf.features import neighbors
-from scan_tf.files import read_metrics
 from scan_tf.pipeline import corrected, reports
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES, labels
+from scan_tf.storage.files import read_metrics
 
 # Beside the clusterings: what is scored in `report.json`, and what it is called.
 _BASELINES = {

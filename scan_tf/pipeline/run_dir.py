@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from scan_tf import config, files, machine, writing
+from scan_tf import config, machine
 from scan_tf.data import sources
 from scan_tf.data.image_set import ImageSet, Split
 from scan_tf.errors import ConfigError, StageError
@@ -28,6 +28,7 @@ from scan_tf.pipeline.image_facts import ImageFacts
 from scan_tf.pipeline.record import Record
 from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, TRAINED, since, up_to
 from scan_tf.settings.schema import Section
+from scan_tf.storage import files, writing
 
 # Of the runtime section only these change the numbers.
 _NUMERIC_RUNTIME = ("dtype", "jit_compile")

@@ -24,13 +24,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from scan_tf import __version__, files
+from scan_tf import __version__
 from scan_tf.data.images import resize_and_crop
 from scan_tf.errors import StageError
 from scan_tf.features.outliers import NEIGHBORS
 from scan_tf.models.backbone import Backbone
 from scan_tf.models.heads import ClusterHeads
 from scan_tf.pipeline.doubt import Doubt
+from scan_tf.storage import files
 
 # Clusters whose probabilities differ by less are tied: GPUs multiply in TF32 by default.
 _TIE = 1e-3

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from scan_tf import files
 from scan_tf.augment import policies
 from scan_tf.data.image_set import ImageSet
 from scan_tf.evaluation import consensus
@@ -27,6 +26,7 @@ from scan_tf.models.weights import load_weights, save_weights
 from scan_tf.pipeline import build, calibrate, features, learning, neighbors
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.selection import Best, Selection, validation
+from scan_tf.storage import files
 from scan_tf.training.loader import CachedLoader, Order, compiled
 from scan_tf.training.loop import Batches
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scan_tf import files
 from scan_tf.data.image_set import ImageSet
 from scan_tf.errors import StageError
+from scan_tf.storage import files
 
 FILE = Path("status", "images.npz")
 _SHOWN = 3

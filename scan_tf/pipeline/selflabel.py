@@ -8,13 +8,13 @@ import numpy as np
 
 from scan_tf.errors import NothingLearned
 from scan_tf.features.embedding import head_probs
-from scan_tf.files import read_metrics
 from scan_tf.methods.task import SelfLabel
 from scan_tf.models.weights import load_weights, save_weights
 from scan_tf.pipeline import build, calibrate, features, learning, neighbors
 from scan_tf.pipeline.guard import Guard
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.selection import held_out
+from scan_tf.storage.files import read_metrics
 
 
 def run(run: Run) -> dict[str, Any]:

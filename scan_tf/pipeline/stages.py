@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from scan_tf import config as configs
-from scan_tf import files, machine
+from scan_tf import machine
 from scan_tf.augment import host, policies
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError, NothingLearned, WithoutSelfLabel
@@ -29,7 +29,8 @@ from scan_tf.pipeline import (
 )
 from scan_tf.pipeline.run_dir import WHERE, Run
 from scan_tf.pipeline.stage import STAGES, TRAINED, is_left_out, up_to
-from scan_tf.writing import Writing
+from scan_tf.storage import files
+from scan_tf.storage.writing import Writing
 
 _log = logging.getLogger(__name__)
 

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scan_tf import files
 from scan_tf.config import Config
 from scan_tf.errors import ConfigError, DataError
 from scan_tf.pipeline.fitting import Fitted, at_work, opened, settings_of, with_settings
 from scan_tf.pipeline.run_dir import Run
+from scan_tf.storage import files
 
 if TYPE_CHECKING:
     from scan_tf.features.neighbors import Neighbors

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from scan_tf.errors import Diverged, StageError
-from scan_tf.files import check_same, keep, not_finite, read_npz, write_npz
+from scan_tf.storage.files import check_same, keep, not_finite, read_npz, write_npz
 
 FORMAT = 2
 

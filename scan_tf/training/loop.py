@@ -21,20 +21,20 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from scan_tf import files, signals
+from scan_tf import signals
 from scan_tf.config import RuntimeConfig, TrainConfig
 from scan_tf.errors import Diverged, Interrupted, NothingLearned, TrainingError
-from scan_tf.files import read_metrics
 from scan_tf.machine import Device
 from scan_tf.methods.task import Task
 from scan_tf.replicas import ALONE, mean, part
+from scan_tf.storage import files
+from scan_tf.storage.writing import sync
 from scan_tf.training import checkpoint
 from scan_tf.training.calls import Call, Calls, scalars
 from scan_tf.training.loader import Inputs
 from scan_tf.training.optim import Optimizer, Schedule
 from scan_tf.training.profiler import profiled
 from scan_tf.training.progress import Progress
-from scan_tf.writing import sync
 
 _log = logging.getLogger(__name__)
 
@@ -260,7 +260,7 @@ class Trainer:
             self._window, known = extra["window"], extra.get("rows", 0)
             if self.hook is not None:
                 self.hook.record.update(extra["hook"])
-        rows = [r for r in read_metrics(self._log) if r.get("step", step + 1) <= step]
+        rows = [r for r in files.read_metrics(self._log) if r.get("step", step + 1) <= step]
         if len(rows) < known:
             _log.warning(
                 "%s: %d of %d rows are missing or damaged; the curves have a gap, the training "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scan_tf import files
+from scan_tf.storage import files
 
 FILE = "progress.json"
 # The time left means something after so many calls and seconds since the step was compiled.

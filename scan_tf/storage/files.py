@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from scan_tf.errors import ScanError, StageError
-from scan_tf.writing import OLD, delete, swap, sync, temporary
+from scan_tf.storage.writing import OLD, delete, swap, sync, temporary
 
 _MANIFEST = "manifest"
 # A full disk, a full quota, and a file that is larger than one may be.
