@@ -153,7 +153,7 @@ def head_epoch(
     neighbors = random.integers(0, images, (images, 21), np.int32)
     order = Order(images, batch, seed=0, neighbors=neighbors)
     features = random.standard_normal((1, images, backbone.feature_dim), np.float32)
-    loader = CachedLoader(features, task.views, order)
+    loader = CachedLoader(dict.fromkeys(task.views, features), task.views, order)
     where = machine.resolve(runtime)
     trainer = Trainer(task, loader, settings, Path("unused"), runtime=runtime, device=where)
     steps = trainer.steps(0)

@@ -51,7 +51,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 # All that train: pretrained features have tests of their own.
 PRETEXTS = [*(name for name in catalog.available() if name != "pretrained"), *VARIANTS]
 CLUSTERINGS = ["scan", "scan_heads", "scan_frozen", "scan_cached", "temi"]
-SELFLABELS = ["selflabel", "fixmatch", "cdc"]
+SELFLABELS = ["selflabel", "selflabel_cached", "fixmatch", "cdc"]
 NAMES = [*PRETEXTS, *CLUSTERINGS, *SELFLABELS]
 # Heads are as wide as the papers', which makes them slower than the small network.
 NARROW = {"hidden": 24, "dim": 16, "bottleneck": 8}
@@ -79,9 +79,11 @@ def make(name: str, dtype: str = "float32", blocks: Any = BLOCKS) -> Task:
         return method(config, network, projection_dim=8, num_images=COUNT)
     heads = ClusterHeads(3 if name == "scan_heads" else 1, CLUSTERS)
     heads.build((None, network.feature_dim))
-    if name == "selflabel":
+    if name in ("selflabel", "selflabel_cached"):
         # New networks are not sure of anything; a third is more than any cluster's even share.
-        return confident.Method(confident.Config(threshold=0.3, ema=0.9), network, heads)
+        task = confident.Method(confident.Config(threshold=0.3, ema=0.9), network, heads)
+        task.cached = name == "selflabel_cached"
+        return task
     if name == "fixmatch":
         # A weak view is not sure of anything either, and half of the images are reliable.
         config = fixmatch.Config(confidence=0.0, threshold=0.3, balanced=False, weight=0.2)
@@ -118,7 +120,8 @@ def loader(
     order = Order(COUNT, BATCH, seed=seed, neighbors=table.astype(np.int32))
     if getattr(task, "cached", False):
         features = np.random.default_rng(2).random((2, COUNT, task.backbone.feature_dim))
-        return CachedLoader(features.astype(np.float32), task.views, order)
+        rows = dict.fromkeys(task.views, features.astype(np.float32))
+        return CachedLoader(rows, task.views, order)
     views = task.views
     if not augmented:
         plain = {"policy": "weak", "options": {}}

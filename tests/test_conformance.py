@@ -104,7 +104,7 @@ class SameQueue:
         return {}
 
 
-HEADS_ONLY = ("scan_frozen", "scan_cached", "temi")
+HEADS_ONLY = ("scan_frozen", "scan_cached", "temi", "selflabel_cached")
 
 
 @every_task

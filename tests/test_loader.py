@@ -220,7 +220,7 @@ def test_cached_rows_are_of_the_right_image_and_of_any_view():
     features = np.stack(np.meshgrid(range(views), range(count), indexing="ij"), -1)
     order = Order(count, 10, seed=0, neighbors=table(count))
     named = {"anchor": View("strong"), "neighbor": View("strong", of="neighbor")}
-    loader = CachedLoader(features.astype(np.float32), named, order)
+    loader = CachedLoader(dict.fromkeys(named, features.astype(np.float32)), named, order)
     drawn = {name: [] for name in named}
     for inputs, batch in zip(loader.inputs(0, 60), batches(loader, 0, 60), strict=True):
         assert set(batch) == {*named, "index"}
@@ -238,7 +238,7 @@ def test_cached_rows_are_of_the_right_image_and_of_any_view():
 def test_cached_rows_are_the_same_when_compiled():
     features = np.random.default_rng(0).random((4, COUNT, 5)).astype(np.float32)
     order = Order(COUNT, 8, seed=0, neighbors=table())
-    loader = CachedLoader(features, {"anchor": View("none")}, order)
+    loader = CachedLoader({"anchor": features}, {"anchor": View("none")}, order)
     inputs = {k: tf.constant(v) for k, v in next(loader.inputs(0, 1)).items()}
     compiled = tf.function(loader.prepare, jit_compile=True)(inputs)
     np.testing.assert_equal(

@@ -99,6 +99,27 @@ def test_the_report_and_the_saved_model_are_of_the_clustering(run_dir, tmp_path)
     np.testing.assert_array_equal(clusters, stored)
 
 
+def test_self_label_trains_the_head_on_views_that_are_looked_at_once(run_dir, tmp_path, caplog):
+    copy = tiny_runs.copy(run_dir, tmp_path / "run")
+    short = ["selflabel.epochs=4", "selflabel.cached_views=2", "selflabel.optimizer.lr=0.01"]
+    assert tiny_runs.scan_tf("selflabel", "--run-dir", copy, *short) == 0
+    (before, _), (after, _) = (
+        files.read_npz(copy / stage / "weights.npz") for stage in ("scan", "selflabel")
+    )
+    changed = {name for name, array in after.items() if (array != before[name]).any()}
+    assert changed == {name for name in after if name.startswith("heads/")}
+    assert len(files.read_metrics(copy / "selflabel" / "metrics.jsonl")) > 4
+    record = json.loads((copy / "status" / "selflabel.json").read_text(encoding="utf-8"))
+    assert record["result"]["confident_last"] > 0.3
+
+
+def test_views_are_looked_at_once_of_features_that_stay_the_same(run_dir, finished, capsys):
+    settings = ["selflabel.epochs=1", "selflabel.cached_views=2"]
+    assert tiny_runs.scan_tf("run", "--run-dir", finished, *settings) == 2
+    said = capsys.readouterr().err
+    assert "selflabel.cached_views: must be 0, got 2: the last stage trains the network" in said
+
+
 @pytest.mark.parametrize("name", ["kmeans", "spectral"])
 def test_a_clustering_that_trains_nothing_ends_like_one_that_does(run_dir, tmp_path, name):
     copy = tiny_runs.copy(run_dir, tmp_path / "run", without="scan")

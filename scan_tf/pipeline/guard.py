@@ -47,6 +47,8 @@ class Guard:
         self._network = tf.function(
             task.backbone.embed, jit_compile=run.device.jit_step, autograph=False
         )
+        # Features that stay the same are looked at once.
+        self._rows = self._features() if task.cached else None
         self.record: dict[str, Any] = {"history": [{"epoch": 0, **self._look()}]}
         self._say_how_sure()
 
@@ -100,8 +102,11 @@ class Guard:
             print(f"  {result['why']}; {what.format(**result)}")
         return result
 
+    def _features(self) -> np.ndarray:
+        return embed(self._network, self._images, **self.run.inference(None))
+
     def _look(self) -> dict[str, float]:
-        rows = embed(self._network, self._images, **self.run.inference(None))
+        rows = self._features() if self._rows is None else self._rows
         probs = head_probs(self.task.networks["heads"], rows)[0]
         return alarms.look(probs, self._near, threshold=self.threshold)
 

@@ -59,7 +59,7 @@ def passes(config: Config, stage: str) -> float:
         return float(counted if method.passes is None else method.passes)
     if stage == "selflabel":
         method = catalog.method_class("selflabel", config.selflabel.name)
-        return float(method.passes)
+        return _CACHED if config.selflabel.cached_views else float(method.passes)
     if issubclass(catalog.method_class("clustering", config.scan.name), DirectClustering):
         return 0.0
     if config.scan.freeze_backbone:
@@ -74,15 +74,17 @@ def _with_scores(config: Config, stage: str, images: float) -> float:
     if stage == "pretext" or (stage == "scan" and passes(config, stage) < 1):
         share_scored = 0.0
     if stage == "selflabel":
-        most = 0 if config.selflabel.guard == "none" else MOST_GUARDED
+        looks = config.selflabel.guard != "none" and not config.selflabel.cached_views
+        most = MOST_GUARDED if looks else 0
         share_scored = min(share_scored, most / images)
     return passes(config, stage) + share_scored * _FORWARD
 
 
 def _passes_before(config: Config, stage: str) -> float:
     """Passes before the first epoch, for each image: of the views that are cached."""
-    cached = config.scan.freeze_backbone or config.scan.head_epochs
-    return config.scan.cached_views * _FORWARD if stage == "scan" and cached else 0.0
+    cached = stage == "selflabel" or config.scan.freeze_backbone or config.scan.head_epochs
+    count = getattr(getattr(config, stage), "cached_views", 0) if cached else 0
+    return float(count * _FORWARD)
 
 
 def remaining(config: Config, seen: Mapping[str, Seen]) -> dict[str, float]:

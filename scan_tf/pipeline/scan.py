@@ -10,11 +10,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from scan_tf.augment import policies
 from scan_tf.data.image_set import ImageSet
 from scan_tf.evaluation import consensus
 from scan_tf.evaluation.consensus import Consensus
-from scan_tf.features.embedding import embed, head_probs
+from scan_tf.features.embedding import head_probs
 from scan_tf.features.neighbors import restrict
 from scan_tf.features.rows import unit
 from scan_tf.methods import catalog
@@ -27,7 +26,7 @@ from scan_tf.pipeline import build, calibrate, features, learning, neighbors
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.selection import Best, Selection, validation
 from scan_tf.storage import files
-from scan_tf.training.loader import CachedLoader, Order, compiled
+from scan_tf.training.loader import CachedLoader, Order
 from scan_tf.training.loop import Batches
 
 
@@ -155,7 +154,7 @@ def prepared(run: Run, folder: Path) -> tuple[Clustering, Batches, Selection]:
     loader: Batches
     if cached:
         views = _cached_features(run, backbone, kept, ~held_out)
-        loader = CachedLoader(views, task.views, order)
+        loader = CachedLoader(dict.fromkeys(task.views, views), task.views, order)
     else:
         loader = learning.new_loader(run, "scan", kept, task, order=order)
     return task, loader, Selection(run, task, checked, folder / "best.npz")
@@ -194,7 +193,7 @@ def _warm_up_heads(
     )
     task = build.new_clustering(run, backbone, heads, cached=True, config=config)
     views = _cached_features(run, backbone, images, kept)
-    loader = CachedLoader(views, task.views, order)
+    loader = CachedLoader(dict.fromkeys(task.views, views), task.views, order)
     learning.train(run, config, folder, task, loader)
     save_weights(folder / "weights.npz", {"heads": heads})
 
@@ -217,20 +216,4 @@ def _cached_features(
     if isinstance(backbone, Frozen) and plain:
         return neighbors.features(run)["train"][None, kept]
     count = max(1, config.scan.cached_views)
-    policy = compiled(
-        policies.make(
-            config.scan.augmentation, config.augment, size=images.image_size, mean=images.mean
-        ),
-        run.device,
-    )
-    views = [
-        embed(
-            backbone.embed,
-            images,
-            policy=policy,
-            seed=run.seed("scan") ^ view,
-            **run.inference(f"view {view + 1} of {count}"),
-        )
-        for view in range(count)
-    ]
-    return np.stack(views)
+    return features.of_views(run, backbone, images, config.scan.augmentation, count, "scan")

@@ -15,15 +15,18 @@ from scan_tf.pipeline.guard import Guard
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.selection import held_out
 from scan_tf.storage.files import read_metrics
+from scan_tf.training.loader import CachedLoader
+from scan_tf.training.loop import Batches
 
 
 def run(run: Run) -> dict[str, Any]:
     """Fine-tune backbone and head on their own predictions."""
     run.require("scan")
-    config, images, folder = run.config.selflabel, run.train_images, run.folder("selflabel")
+    config, folder = run.config.selflabel, run.folder("selflabel")
     replicas = learning.replicas_of(run, "selflabel")
     with replicas.scope():
         task = build.new_selflabel(run, *build.trained_clusters(run, "scan"))
+    task.cached = config.cached_views > 0
     guard = None if config.guard == "none" else Guard(run, task)
     if guard and guard.refuses():
         return guard.outcome()
@@ -32,7 +35,7 @@ def run(run: Run) -> dict[str, Any]:
         probs, mined = _probs(run, task), neighbors.mined(run).indices
         with replicas.scope():
             task.begin(probs, mined)
-    loader = learning.new_loader(run, "selflabel", images, task)
+    loader = _loader(run, task)
     try:
         learning.train(run, config, folder, task, loader, hook=guard)
     except NothingLearned:
@@ -48,6 +51,18 @@ def run(run: Run) -> dict[str, Any]:
         **_calibrated(run, task),
         **result,
     }
+
+
+def _loader(run: Run, task: SelfLabel) -> Batches:
+    """Images, or where they stay the same features of some views of each; and of it as it is."""
+    config, images = run.config.selflabel, run.train_images
+    if not config.cached_views:
+        return learning.new_loader(run, "selflabel", images, task)
+    plain = features.of_backbone(run, task.backbone, images, "features")[None]
+    policy, count = config.augmentation, config.cached_views
+    views = features.of_views(run, task.backbone, images, policy, count, "selflabel")
+    rows = {name: views if v.policy == policy else plain for name, v in task.views.items()}
+    return CachedLoader(rows, task.views, learning.new_order(run, "selflabel", len(images)))
 
 
 def _calibrated(run: Run, task: SelfLabel) -> dict[str, Any]:

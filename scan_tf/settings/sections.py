@@ -247,6 +247,12 @@ class SelfLabelConfig(TrainConfig):
         names=_POLICIES,
         help="policy of the views that learn, or the dotted name of a function that makes one",
     )
+    cached_views: int = setting(
+        0,
+        low=0,
+        help="of frozen features: augmented views of every image that are looked at once, for "
+        "training the head alone; 0: augment each time",
+    )
     guard: Literal["none", "warn", "keep", "refuse"] = setting(
         "warn",
         help="where the stage does harm, which is told without labels: warn; keep also goes back "

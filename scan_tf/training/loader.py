@@ -213,7 +213,8 @@ class CachedLoader:
     On one device: a step is shorter than what replicas would say to each other.
 
     Args:
-        features: `[V, N, D]`, V augmented views of every image; one is drawn for each use.
+        features: for each view of the task `[V, N, D]`, V augmented views of every image; one is
+            drawn for each use.
         views: the task's views.
         order: which images at which step.
     """
@@ -221,12 +222,14 @@ class CachedLoader:
     # A step takes a millisecond or less.
     steps_per_call = 100
 
-    def __init__(self, features: np.ndarray, views: Mapping[str, View], order: Order):
+    def __init__(self, features: Mapping[str, np.ndarray], views: Mapping[str, View], order: Order):
         self.views = views
         self.order = order
         self.steps_per_epoch = order.steps_per_epoch
-        self._count, self._num_images = features.shape[:2]
-        self._flat = tf.convert_to_tensor(features.reshape(-1, features.shape[-1]))
+        # Most views are of the same array.
+        arrays = {id(array): array for array in features.values()}
+        flat = {key: _rows(array) for key, array in arrays.items()}
+        self._rows = {name: (flat[id(a)], *a.shape[:2]) for name, a in features.items()}
 
     def inputs(self, start: int, stop: int) -> Iterator[Inputs]:
         """Inputs of the steps `start` to `stop - 1`."""
@@ -238,12 +241,17 @@ class CachedLoader:
         for number, (name, view) in enumerate(self.views.items()):
             rows = inputs["index"] if view.of == "anchor" else inputs["neighbor"]
             seed = tf.random.experimental.stateless_fold_in(inputs["seed"], number)
+            flat, count, num_images = self._rows[name]
             # Left to choose, XLA would draw other numbers.
             drawn = tf.random.stateless_uniform(
-                tf.shape(rows), seed, maxval=self._count, dtype=tf.int32, alg="philox"
+                tf.shape(rows), seed, maxval=count, dtype=tf.int32, alg="philox"
             )
-            batch[name] = tf.gather(self._flat, drawn * self._num_images + rows)
+            batch[name] = tf.gather(flat, drawn * num_images + rows)
         return batch
+
+
+def _rows(features: np.ndarray) -> tf.Tensor:
+    return tf.convert_to_tensor(features.reshape(-1, features.shape[-1]))
 
 
 def _seeds(seed: tf.Tensor, count: int) -> list[tf.Tensor]:

@@ -48,6 +48,8 @@ class Method(SelfLabel):
         calibration: that head; it is saved, and later stages do not read it.
     """
 
+    takes_features = True
+
     def __init__(self, config: Config, backbone: models.Backbone, heads: models.ClusterHeads):
         self.config = config
         self.heads, self.calibration = heads, heads.keep(0)
@@ -56,7 +58,7 @@ class Method(SelfLabel):
 
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Cross-entropies of both heads, less the entropy of the calibration head's mean."""
-        features = tf.cast(self.backbone(batch["weak"], training=True), tf.float32)
+        features = tf.cast(self.features(batch["weak"]), tf.float32)
         features = tf.stop_gradient(features)
         probs = tf.stop_gradient(tf.nn.softmax(self.heads(features)[0]))
         logits = self.calibration(features)[0]
@@ -68,7 +70,7 @@ class Method(SelfLabel):
         )
         spread = entropy(tf.reduce_mean(tf.nn.softmax(logits), 0))
         rows, labels, chosen = surest(tf.stop_gradient(tf.nn.softmax(logits)))
-        strong = self.heads(self.backbone(batch["strong"], training=True))[0]
+        strong = self.heads(self.features(batch["strong"]))[0]
         entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(
             labels, tf.gather(tf.cast(strong, tf.float32), rows)
         )

@@ -42,6 +42,8 @@ class Config(SelfLabelConfig):
 class Method(SelfLabel):
     """Fine-tunes the backbone and its one remaining head."""
 
+    takes_features = True
+
     def __init__(self, config: Config, backbone: models.Backbone, heads: models.ClusterHeads):
         self.config = config
         self.heads = heads
@@ -101,4 +103,4 @@ class Method(SelfLabel):
         return self.averages.in_place()
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
-        return self.heads(self.backbone(images, training=True))[0]
+        return self.heads(self.features(images))[0]

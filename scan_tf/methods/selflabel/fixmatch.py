@@ -64,6 +64,7 @@ class Method(SelfLabel):
     """
 
     needs_clustering = True
+    takes_features = True
     passes = 2
 
     def __init__(self, config: Config, backbone: models.Backbone, heads: models.ClusterHeads):
@@ -105,7 +106,7 @@ class Method(SelfLabel):
     def loss(self, batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Cross-entropy of the reliable images, and of the strong views of the confident ones."""
         both = tf.concat([batch["weak"], batch["strong"]], axis=0)
-        logits = tf.cast(self.heads(self.backbone(both, training=True))[0], tf.float32)
+        logits = tf.cast(self.heads(self.features(both))[0], tf.float32)
         weak, strong = tf.split(logits, 2)
         labels = tf.gather(self.labels, batch["index"])
         parts = fixmatch_loss(weak, strong, labels, self.config.threshold)
