@@ -46,6 +46,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco_symmetric": ("moco", {"symmetric": True, "batch_norm_groups": 2}),
     "nce_sampled": ("nce", {"negatives": 12}),
     "rotnet_stage": ("rotnet", {"feature_stage": 3}),
+    "swav_crops": ("swav", {"local_crops": 2, "local_size": 8, "frozen_epochs": 0.0}),
     "simclr_dclw": ("simclr", {"loss": "dclw"}),
 }
 # All that train: pretrained features have tests of their own.

@@ -132,6 +132,22 @@ def test_rates_of_blur_and_solarisation(rng):
     np.testing.assert_allclose(np.quantile(sigma, [0, 0.5, 1]), [0.2085, 1.104, 2], atol=0.07)
 
 
+@pytest.mark.parametrize("backend", ["device", "host"])
+def test_a_view_may_show_other_shares_of_the_image(backend):
+    """Of an image that is the same ramp in every row: what share of its width a crop spans."""
+    config = dataclasses.replace(STILL, crop_ratio=(1.0, 1.0))
+    levels = np.tile(np.arange(64, dtype=np.uint8)[:, None] * 3, (64, 1, 3)).reshape(64, 64, 3)
+    if backend == "device":
+        policy = make("simclr", config, size=16, mean=MEAN, area=(0.25, 0.25))
+        views = 255 * policy(np.repeat(levels[None] / np.float32(255), 50, 0), tf.constant([1, 2]))
+    else:
+        policy = host.make("simclr", config, size=16, mean=MEAN, area=(0.25, 0.25))
+        random = np.random.default_rng(0)
+        views = np.stack([policy(levels, random) for _ in range(50)]).astype(float)
+    span = np.ptp(np.asarray(views)[:, 8, :, 0], axis=1) / 3
+    np.testing.assert_allclose(span, 32 * 15 / 16, atol=1.5)
+
+
 @pytest.mark.parametrize("module", [policies, host])
 def test_an_option_of_another_policy_is_refused(module):
     with pytest.raises(TypeError, match="blur"):

@@ -29,6 +29,7 @@ X, Y = wave(np.sin, 1.0, 4), wave(np.cos, 0.5, 4)
 A, B = norm(X), norm(Y)
 QUEUE = norm(wave(np.sin, 0.3, 5))
 BANK, OWN = norm(wave(np.cos, 0.2, 6)), np.array([0, 2, 4, 5])
+PROTOTYPES = norm(wave(np.cos, 0.7, 3))
 # The own row, then all others, as if they had been drawn.
 REMEMBERED = np.stack([np.concatenate([BANK[i : i + 1], np.delete(BANK, i, 0)]) for i in OWN])
 
@@ -66,6 +67,7 @@ CHECKED = {
     "barlow, total": (lambda: pl.barlow_twins_loss(f32(X), f32(Y))[0], 3.505775),
     "barlow, diagonal": (lambda: pl.barlow_twins_loss(f32(X), f32(Y))[1], 3.477540),
     "barlow, beside it": (lambda: pl.barlow_twins_loss(f32(X), f32(Y))[2], 5.536344),
+    "swav": (lambda: pl.swav_loss([f32(X), f32(Y)], f32(PROTOTYPES)), 2.515770),
     "vicreg, total": (lambda: pl.vicreg_loss(f32(X), f32(Y))[0], 21.111937),
     "vicreg, invariance": (lambda: pl.vicreg_loss(f32(X), f32(Y))[1], 0.518740),
     "vicreg, variance": (lambda: pl.vicreg_loss(f32(X), f32(Y))[2], 0.274297),
@@ -81,6 +83,27 @@ def test_the_number_is_the_other_implementation_s(name):
     assert ours.dtype == tf.float32
     assert ours.shape == ()
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=5e-7)
+
+
+def test_assignments_are_the_other_implementation_s_and_use_all_prototypes_alike(rng):
+    code = pl.swav_codes(f32(A @ PROTOTYPES.T))[0]
+    np.testing.assert_allclose(code, [0.344057, 0.000001, 0.655942], atol=1e-6)
+    # All images are nearest to one prototype.
+    scores = f32(rng.uniform(-0.2, 0.2, (60, 6)) + [0.5, 0, 0, 0, 0, 0])
+    found = pl.swav_codes(scores, steps=30).numpy()
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=0), 10, rtol=0.02)
+
+
+def test_views_that_only_tell_are_assigned_to_nothing():
+    both = pl.swav_loss([f32(A), f32(B)], f32(PROTOTYPES))
+    with_a = pl.swav_loss([f32(A), f32(B)], f32(PROTOTYPES), others=[f32(A)])
+    scores = [f32(x @ PROTOTYPES.T) for x in (A, B)]
+    own, other = (
+        tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(pl.swav_codes(s), scores[0] / 0.1))
+        for s in scores
+    )
+    np.testing.assert_allclose(with_a, (2 * both + own + other) / 4, rtol=1e-5)
 
 
 # The same numbers as loops written from the papers

@@ -23,6 +23,7 @@ from scan_tf.methods.pretext import (
     rotnet,
     simclr,
     simsiam,
+    swav,
     vicreg,
 )
 from scan_tf.methods.pretext.rotnet import rotations
@@ -43,7 +44,7 @@ def pictures(count=3):
 # Settings
 
 
-@pytest.mark.parametrize("name", ["byol", "simclr", "moco", "vicreg"])
+@pytest.mark.parametrize("name", ["byol", "simclr", "moco", "swav", "vicreg"])
 def test_views_differ_as_the_config_says(name):
     settings = {"blur": (1.0, 0.1), "solarize": (0.0, 0.2)}
     config = catalog.config_class("pretext", name)(**settings)
@@ -58,10 +59,36 @@ def test_views_differ_as_the_config_says(name):
 
 
 def test_only_vicreg_has_views_that_differ_unless_told():
-    for name in ("barlow_twins", "byol", "dcl", "moco", "simclr", "simsiam"):
+    for name in ("barlow_twins", "byol", "dcl", "moco", "simclr", "simsiam", "swav"):
         config = catalog.config_class("pretext", name)()
         assert (config.blur, config.solarize) == ((0, 0), (0, 0))
     assert vicreg.Config().solarize == (0, 0.1)
+
+
+# SwAV
+
+
+def test_prototypes_stay_for_an_epoch_and_have_length_one(tmp_path):
+    task = make(swav, num_images=2 * BATCH, batch_size=BATCH, prototypes=6, **NARROW)
+    before = np.asarray(task.prototypes).copy()
+    loop = trainer(task, Given([batch(task)]), tmp_path, optimizer=OptimizerConfig("sgd", lr=0.5))
+    for expected in (False, False, True):
+        loop.update(batch(task))
+        now = np.asarray(task.prototypes)
+        np.testing.assert_allclose(np.linalg.norm(now, axis=1), 1, rtol=1e-5)
+        assert (np.abs(now - before).max() > 1e-5) == expected
+
+
+def test_small_crops_show_small_parts_and_tell_the_assignments_of_large_ones():
+    task = make(swav, local_crops=3, local_size=8, local_scale=(0.1, 0.2), **NARROW)
+    local = task.views["local"]
+    assert (local.size, local.count, local.options) == (8, 3, {"area": (0.1, 0.2)})
+    given = batch(task)
+    assert given["local"].shape == (3 * BATCH, 8, 8, 3)
+    views = [task.projector(task.backbone(given[n], training=True), training=True) for n in "ab"]
+    rows = task.projector(task.backbone(given["local"], training=True), training=True)
+    expected = pretext_losses.swav_loss(views, task.prototypes, others=tf.split(rows, 3))
+    np.testing.assert_allclose(task.loss(given)[0], expected, rtol=1e-5)
 
 
 # SimCLR and DCL

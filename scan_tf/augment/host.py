@@ -32,9 +32,7 @@ HostPolicy = Callable[[np.ndarray, "np.random.Generator | int"], np.ndarray]
 _REPLICATE, _REFLECT = 1, 4
 
 
-def make(
-    name: str, config: AugmentConfig, *, size: int, mean: Mean, **options: float
-) -> HostPolicy:
+def make(name: str, config: AugmentConfig, *, size: int, mean: Mean, **options: Any) -> HostPolicy:
     """The policy called `name`, for one image on the host.
 
     Args:
@@ -42,7 +40,7 @@ def make(
         config: the parameters of all policies.
         size: side of the square images it returns.
         mean: mean colour of the data set, 0..1; the fill of cutout, rounded to whole levels.
-        options: of this policy alone; `simclr` has `blur` and `solarize`.
+        options: of this policy alone; `simclr` has `blur`, `solarize` and `area`.
 
     Returns:
         A function of an image uint8 [H,W,3] and a seed (or a generator, from which the seed is
@@ -98,9 +96,15 @@ def _weak(config: AugmentConfig, size: int, mean: Mean) -> list[A.BasicTransform
 
 
 def _simclr(
-    config: AugmentConfig, size: int, mean: Mean, *, blur: float = 0.0, solarize: float = 0.0
+    config: AugmentConfig,
+    size: int,
+    mean: Mean,
+    *,
+    blur: float = 0.0,
+    solarize: float = 0.0,
+    area: tuple[float, float] | None = None,
 ) -> list[A.BasicTransform]:
-    scale, ratio = config.crop_scale, config.crop_ratio
+    scale, ratio = area or config.crop_scale, config.crop_ratio
     crop = A.RandomResizedCrop((size, size), scale, ratio, area_for_downscale="image")
     *strengths, hue = config.jitter
     ranges = [(max(0.0, 1 - strength), 1 + strength) for strength in strengths]

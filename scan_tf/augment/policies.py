@@ -8,6 +8,7 @@ dotted name.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 from collections.abc import Callable
@@ -27,7 +28,7 @@ Mean = tuple[float, float, float]
 BLUR_SIGMA = (0.1, 2.0)
 
 
-def make(name: str, config: AugmentConfig, *, size: int, mean: Mean, **options: float) -> Policy:
+def make(name: str, config: AugmentConfig, *, size: int, mean: Mean, **options: Any) -> Policy:
     """The policy called `name`.
 
     Args:
@@ -36,7 +37,7 @@ def make(name: str, config: AugmentConfig, *, size: int, mean: Mean, **options: 
         config: the parameters of all policies.
         size: side of the square images it returns.
         mean: mean colour of the data set, 0..1; the fill of cutout.
-        options: of this policy alone; `simclr` has `blur` and `solarize`.
+        options: of this policy alone; `simclr` has `blur`, `solarize` and `area`.
 
     Raises:
         ConfigError: there is no such policy, or a range of `config` is empty.
@@ -100,14 +101,22 @@ def weak(config: AugmentConfig, size: int, mean: Mean) -> Policy:
 
 
 def simclr(
-    config: AugmentConfig, size: int, mean: Mean, *, blur: float = 0.0, solarize: float = 0.0
+    config: AugmentConfig,
+    size: int,
+    mean: Mean,
+    *,
+    blur: float = 0.0,
+    solarize: float = 0.0,
+    area: tuple[float, float] | None = None,
 ) -> Policy:
     """SimCLR's views as SCAN's official configuration has them (no blur).
 
     Random resized crop, flip, colour jitter with its four ops in random order, random greyscale.
     With the probability `blur` then SimCLR's Gaussian blur (appendix A), with the probability
     `solarize` BYOL's inversion of the levels from 128 on (appendix B); 0 in 0..1 is never.
+    Crops show the shares `area` of the image in place of the config's.
     """
+    config = config if area is None else dataclasses.replace(config, crop_scale=area)
 
     def policy(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         crop_seed, flip_seed, jitter_seed, grey_seed, rotate_seed = _split(seed, 5)

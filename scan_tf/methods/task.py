@@ -38,7 +38,7 @@ class View:
 
     policy: str
     of: Literal["anchor", "neighbor"] = "anchor"
-    options: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     size: int | None = None
     count: int = 1
 
