@@ -84,6 +84,7 @@ def make(name: str, dtype: str = "float32", blocks: Any = BLOCKS) -> Task:
         # New networks are not sure of anything; a third is more than any cluster's even share.
         task = confident.Method(confident.Config(threshold=0.3, ema=0.9), network, heads)
         task.cached = name == "selflabel_cached"
+        network.trainable = not task.cached
         return task
     if name == "fixmatch":
         # A weak view is not sure of anything either, and half of the images are reliable.

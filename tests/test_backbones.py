@@ -88,8 +88,8 @@ def size(model) -> int:
         # torchvision's counts less those of the final layer (and, at the 3x3 stem, of the 7x7).
         ("resnet18", "cifar", 11_168_832),
         ("resnet18", "imagenet", 11_689_512 - 513_000),
-        ("resnet34", "imagenet", 21_797_672 - 513_000),
-        ("resnet50", "imagenet", 25_557_032 - 2_049_000),
+        pytest.param("resnet34", "imagenet", 21_797_672 - 513_000, marks=pytest.mark.slow),
+        pytest.param("resnet50", "imagenet", 25_557_032 - 2_049_000, marks=pytest.mark.slow),
     ],
 )
 def test_parameter_counts(backbone, stem, parameters):
@@ -206,7 +206,7 @@ def test_bfloat16_is_close_to_float32(rng):
     assert 0 < error < 0.05
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_compiled_equals_eager(rng, jit_compile):
     eager, compiled = tiny(stem="stl"), tiny(stem="stl")
     for new, old in zip(compiled.variables, eager.variables, strict=True):

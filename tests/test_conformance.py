@@ -36,6 +36,10 @@ def slow_but(*fast: str) -> pytest.MarkDecorator:
     )
 
 
+# What differs from another task in an option is slow.
+every_kind = slow_but(*(n for n in NAMES if n not in small_tasks.VARIANTS))
+
+
 def make(name: str, seed: int = 0, dtype: str = "float32", **options: Any) -> Task:
     keras.utils.set_random_seed(seed)
     return small_tasks.make(name, dtype, **options)
@@ -107,7 +111,7 @@ class SameQueue:
 HEADS_ONLY = ("scan_frozen", "scan_cached", "temi", "selflabel_cached")
 
 
-@every_task
+@every_kind
 def test_steps_train_what_the_task_says(name, steps):
     task, start = steps(name).task, steps(name).state
     trained = {id(v) for v in task.trainable_variables}
@@ -120,7 +124,7 @@ def test_steps_train_what_the_task_says(name, steps):
 
 # What differs from one of these in an option, takes a deep network or has a loss like that of
 # another is slow.
-@slow_but("byol", "simclr", "scan", "temi", "selflabel")
+@slow_but("simclr", "scan", "temi")
 def test_it_learns_one_batch_by_heart(name, tmp_path):
     # Against many negatives a single block learns too slowly.
     deep = name in ("moco", "moco_symmetric", "decoupling_sampled")
@@ -177,8 +181,7 @@ def test_the_loss_uses_every_declared_view(name):
         assert abs(float(task.loss({**given, view: other[view]})[0]) - loss) > 1e-6, view
 
 
-# Two views, and the whole network with heads.
-@slow_but("simclr", "cdc")
+@slow_but("simclr")
 def test_a_compiled_update_is_the_same(name, tmp_path):
     sgd = OptimizerConfig("sgd", lr=0.01)
     results = []
@@ -196,14 +199,14 @@ def test_a_compiled_update_is_the_same(name, tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-@every_task
+@every_kind
 def test_restoring_gives_the_same_next_step_bit_for_bit(name, steps, tmp_path):
     other = Training(name, tmp_path, seed=9)
     checkpoint.restore_state(steps(name).path, other.loop.state)
     np.testing.assert_equal(other.step(1), steps(name).second)
 
 
-@every_task
+@every_kind
 def test_the_seed_decides_everything(name, steps, tmp_path):
     again = Training(name, tmp_path)
     np.testing.assert_equal(again.values(), steps(name).start)

@@ -14,6 +14,7 @@ from scan_tf.settings import reading
 # What makes a run of the recipe a matter of seconds.
 SHORT = [
     "data.image_size=8",
+    "model.backbone=tiny_networks.one_block",
     "model.width=4",
     "augment.strong_ops=1",
     "pretext.epochs=1",
@@ -40,7 +41,7 @@ def photos(tmp_path):
     return root
 
 
-def test_a_folder_is_all_that_a_run_needs(photos, tmp_path, monkeypatch, capsys):
+def test_a_folder_is_all_that_a_run_needs(photos, tmp_path, monkeypatch, capsys, eager):
     monkeypatch.setattr(reading, "folder_recipe", lambda: ("folder_from_scratch", "a test"))
     monkeypatch.chdir(tmp_path)
     with tiny_runs.own_handler():

@@ -42,7 +42,8 @@ def run(images, tmp_path):
 
     def new(*overrides, name="run"):
         (tmp_path / name).mkdir()
-        tiny_runs.write_config(tmp_path / name / "config.yaml", images, *overrides)
+        network = "model.backbone=resnet10"  # which PyTorch has too
+        tiny_runs.write_config(tmp_path / name / "config.yaml", images, network, *overrides)
         return tiny_runs.opened(tmp_path / name)
 
     return new

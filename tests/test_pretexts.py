@@ -13,7 +13,7 @@ from small_tasks import BATCH, COUNT, SIZE, Given, backbone, batch, trainer, val
 
 from scan_tf.config import OptimizerConfig
 from scan_tf.errors import ConfigError
-from scan_tf.methods import catalog, pretext_losses
+from scan_tf.methods import catalog, pretext_losses, swav_loss
 from scan_tf.methods.losses import nt_xent, rotation_cross_entropy
 from scan_tf.methods.pretext import (
     byol,
@@ -87,7 +87,7 @@ def test_small_crops_show_small_parts_and_tell_the_assignments_of_large_ones():
     assert given["local"].shape == (3 * BATCH, 8, 8, 3)
     views = [task.projector(task.backbone(given[n], training=True), training=True) for n in "ab"]
     rows = task.projector(task.backbone(given["local"], training=True), training=True)
-    expected = pretext_losses.swav_loss(views, task.prototypes, others=tf.split(rows, 3))
+    expected = swav_loss.swav_loss(views, task.prototypes, others=tf.split(rows, 3))
     np.testing.assert_allclose(task.loss(given)[0], expected, rtol=1e-5)
 
 

@@ -313,11 +313,11 @@ def torch_layouts():
     }
 
 
-@pytest.mark.parametrize("wrapped", [False, True], ids=["state dict", "checkpoint"])
 @pytest.mark.parametrize(
-    "layout",
-    ["torchvision", "compiled", "moco", "scan", "solo-learn", "solo-learn, large"]
-    + ["lightly", "lightly, compiled", "lightly, torchvision"],
+    ("layout", "wrapped"),
+    [("torchvision", False), ("compiled", True), ("moco", True), ("scan", False)]
+    + [("solo-learn", True), ("solo-learn, large", False), ("lightly", False), ("lightly", True)]
+    + [("lightly, compiled", False), ("lightly, torchvision", True)],
 )
 def test_layouts_of_pytorch(rng, tmp_path, layout, wrapped):
     torch = pytest.importorskip("torch")

@@ -184,7 +184,7 @@ def test_images_without_features_are_named(features_run, tmp_path, capsys):
     assert "59 rows for 60 images" in capsys.readouterr().err
 
 
-def test_the_network_is_trained_further_where_it_is_not_frozen(run_dir, tmp_path):
+def test_the_network_is_trained_further_where_it_is_not_frozen(run_dir, tmp_path, eager):
     tuned = tmp_path / "run"
     tuned.mkdir()
     shutil.copy(run_dir / "config.yaml", tuned)

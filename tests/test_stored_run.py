@@ -60,7 +60,10 @@ def test_another_config_is_refused(stored, capsys):
     assert "scan.entropy_weight is 5.0 there, 4.0 here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stage", ["pretext", "scan", "selflabel"])
+@pytest.mark.parametrize(
+    "stage",
+    ["scan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pretext", "selflabel"))],
+)
 def test_an_interrupted_stage_goes_on_from_its_checkpoint(stored, stage):
     run, finished = stored / "run", weights(stored / "run", stage)
     rows = logged(run, stage)

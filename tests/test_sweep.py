@@ -21,7 +21,9 @@ from scan_tf.pipeline import evaluate, stages
 from scan_tf.training.loop import Trainer
 
 # Heads on features that are computed once: the fastest clustering there is.
-FAST = ("scan.freeze_backbone=true", "scan.cached_views=1", "scan.epochs=3", "selflabel.epochs=1")
+# Heads that learn so fast are sure of something after so few epochs.
+FAST = ("scan.freeze_backbone=true", "scan.cached_views=1", "scan.epochs=3")
+FAST += ("scan.optimizer.lr=0.1", "selflabel.epochs=1")
 # Two axes, one of them of self-label alone.
 AXES = ("scan.entropy_weight=1,5", "selflabel.threshold=0.4,0.7")
 SWEEP = (*AXES, *FAST, "--seeds", "0", "--name", "both")

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.usefixtures("eager")
 def test_without_selflabel_scan_alone_is_trained_and_scored(finished, tmp_path):
     run = copy(finished, tmp_path / "run")
     settings = ("scan.entropy_weight=1,5", "scan.epochs=1", "selflabel.epochs=1")
+    settings += ("scan.freeze_backbone=true", "scan.cached_views=1", "scan.optimizer.lr=0.1")
     assert scan_tf("sweep", "--run-dir", run, *settings, "--no-selflabel") == 0
     folder = run / "sweeps" / "scan.entropy_weight"
     with (folder / "table.csv").open(newline="", encoding="utf-8") as file:

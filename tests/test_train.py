@@ -286,7 +286,6 @@ class Short(Stopping):
 
 
 HEADS = dataclasses.replace(PLAIN, jit_heads=True)
-either_compiler = pytest.mark.parametrize("device", [PLAIN, HEADS], ids=["plain", "xla"])
 
 
 @pytest.mark.parametrize("log_every", [1, 2, 3, 50])
@@ -305,7 +304,7 @@ def test_many_steps_in_one_call_are_the_same_bit_for_bit(tmp_path, log_every):
     assert calls == expected[log_every]
 
 
-@either_compiler
+@pytest.mark.parametrize("device", [PLAIN, pytest.param(HEADS, marks=pytest.mark.slow)])
 def test_how_steps_fall_into_calls_changes_no_bit(tmp_path, device):
     states = []
     for number, sizes in enumerate(([4], [1, 1, 1, 1], [1, 3])):

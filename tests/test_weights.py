@@ -73,7 +73,7 @@ def test_it_says_what_it_takes_to_use_it(finished, file):
     _, facts = published.load(file)
     report = json.loads((finished / "eval" / "report.json").read_text(encoding="utf-8"))
     images = opened(finished).train_images
-    assert facts["model"]["backbone"] == "resnet10"
+    assert facts["model"]["backbone"] == "tiny_networks.one_block"
     assert facts["image_size"] == images.image_size
     assert (facts["mean"], facts["std"]) == (list(images.mean), list(images.std))
     assert facts["num_clusters"] == 3

@@ -19,8 +19,7 @@ from scan_tf import models
 from scan_tf.config import ModelConfig, PretextConfig, ScanConfig, SelfLabelConfig
 from scan_tf.lazy import keras, tf
 
-# View name -> tensor.
-Batch = Mapping[str, Any]
+Batch = Mapping[str, Any]  # view name -> tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,14 +277,12 @@ class SelfLabel(Task):
     Attributes:
         needs_clustering: whether `begin` is to be called before the first step.
         passes: as that of a pretext.
-        takes_features: whether all it does with views is to call `features`.
-        cached: whether a view is features f32 [B,D] of a network that stays as it is.
+        cached: whether views are features [B,D] that stay the same; None: `features` is not used.
     """
 
     needs_clustering = False
     passes: float = 1 + 1 / 3
-    takes_features = False
-    cached = False
+    cached: bool | None = None
 
     @abc.abstractmethod
     def __init__(
@@ -294,18 +291,8 @@ class SelfLabel(Task):
         """Build the variables."""
 
     def features(self, view: tf.Tensor) -> tf.Tensor:
-        """Features f32 [B,D] of a view while learning.
-
-        Args:
-            view: f32 [B,S,S,3] or, where they are cached, the features.
-        """
-        return tf.cast(view, tf.float32) if self.cached else self.backbone(view, training=True)
-
-    @property
-    def trainable_variables(self) -> list[Any]:
-        """All that the networks have; of features that stay as they are the heads' alone."""
-        networks = [n for name, n in self.networks.items() if name != "backbone" or not self.cached]
-        return [v for network in networks for v in network.trainable_variables]
+        """Features f32 [B,D] of a view of the batch."""
+        return view if self.cached else self.backbone(view, training=True)
 
     def begin(self, probs: np.ndarray, neighbors: np.ndarray) -> None:
         """Take in what the clustering says; raises NothingLearned where it teaches nothing.

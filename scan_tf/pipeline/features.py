@@ -58,7 +58,7 @@ def _check_cached(config: Config) -> None:
             f"selflabel.cached_views: must be 0, got {count}: the last stage trains the network, "
             "so that its features change. They stay with pretext.name=pretrained."
         )
-    if not catalog.method_class("selflabel", name).takes_features:
+    if catalog.method_class("selflabel", name).cached is None:
         raise ConfigError(
             f"selflabel.cached_views: must be 0, got {count}: selflabel.name={name} looks at "
             "images, not at their features."

@@ -26,7 +26,8 @@ def run(run: Run) -> dict[str, Any]:
     replicas = learning.replicas_of(run, "selflabel")
     with replicas.scope():
         task = build.new_selflabel(run, *build.trained_clusters(run, "scan"))
-    task.cached = config.cached_views > 0
+    if config.cached_views:
+        task.cached = True
     guard = None if config.guard == "none" else Guard(run, task)
     if guard and guard.refuses():
         return guard.outcome()

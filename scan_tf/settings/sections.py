@@ -248,10 +248,7 @@ class SelfLabelConfig(TrainConfig):
         help="policy of the views that learn, or the dotted name of a function that makes one",
     )
     cached_views: int = setting(
-        0,
-        low=0,
-        help="of frozen features: augmented views of every image that are looked at once, for "
-        "training the head alone; 0: augment each time",
+        0, low=0, help="views of every frozen feature kept to train the head; 0: augment each time"
     )
     guard: Literal["none", "warn", "keep", "refuse"] = setting(
         "warn",

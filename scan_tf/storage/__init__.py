@@ -7,8 +7,5 @@ __getattr__, __dir__, __all__ = lazy.names(
     {
         "Writing": "writing",
         "read_metrics": "files",
-        "read_npz": "files",
-        "write_npz": "files",
-        "write_text": "files",
     },
 )

@@ -305,7 +305,11 @@ def check_same(
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a line that was cut off by a kill, or damaged, is dropped."""
+    """The rows of a `metrics.jsonl`; a line that was cut off by a kill, or damaged, is dropped.
+
+    Args:
+        path: of the file; without one there are no rows.
+    """
     if not path.exists():
         return []
     rows = []

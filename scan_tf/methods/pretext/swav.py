@@ -15,7 +15,8 @@ from typing import Any
 from scan_tf import models
 from scan_tf.config import OptimizerConfig
 from scan_tf.lazy import tf
-from scan_tf.methods.pretext_losses import spread, swav_loss
+from scan_tf.methods.pretext_losses import spread
+from scan_tf.methods.swav_loss import swav_loss
 from scan_tf.methods.task import Batch, Pretext, View
 from scan_tf.methods.two_views import TwoViewConfig
 from scan_tf.settings.schema import setting

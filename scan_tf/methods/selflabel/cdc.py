@@ -48,7 +48,7 @@ class Method(SelfLabel):
         calibration: that head; it is saved, and later stages do not read it.
     """
 
-    takes_features = True
+    cached = False
 
     def __init__(self, config: Config, backbone: models.Backbone, heads: models.ClusterHeads):
         self.config = config

@@ -42,7 +42,7 @@ class Config(SelfLabelConfig):
 class Method(SelfLabel):
     """Fine-tunes the backbone and its one remaining head."""
 
-    takes_features = True
+    cached = False
 
     def __init__(self, config: Config, backbone: models.Backbone, heads: models.ClusterHeads):
         self.config = config

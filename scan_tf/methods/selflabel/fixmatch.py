@@ -64,7 +64,7 @@ class Method(SelfLabel):
     """
 
     needs_clustering = True
-    takes_features = True
+    cached = False
     passes = 2
 
     def __init__(self, config: Config, backbone: models.Backbone, heads: models.ClusterHeads):
