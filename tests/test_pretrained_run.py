@@ -99,6 +99,16 @@ def test_the_report_and_the_saved_model_are_of_the_clustering(run_dir, tmp_path)
     np.testing.assert_array_equal(clusters, stored)
 
 
+def test_forms_that_cannot_hold_a_pretrained_network_are_refused(run_dir, tmp_path, capsys):
+    pytest.importorskip("torch", reason="needs PyTorch: pip install 'scan-tf[torch]'")
+    assert tiny_runs.scan_tf("weights", run_dir, tmp_path / "x.weights.h5") == 2
+    assert "scan-tf export" in capsys.readouterr().err
+    assert tiny_runs.scan_tf("export", "--run-dir", run_dir, "--format", "torch") == 2
+    assert "--format savedmodel, litert or onnx" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []
+    assert not (run_dir / "export-torch").exists()
+
+
 @pytest.mark.parametrize("name", ["kmeans", "spectral"])
 def test_a_clustering_that_trains_nothing_ends_like_one_that_does(run_dir, tmp_path, name):
     copy = tiny_runs.copy(run_dir, tmp_path / "run", without="scan")
