@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -372,6 +373,23 @@ def test_refusals_end_with_2(fresh, root, capsys, tmp_path):
     assert scan_tf("explore", tmp_path / "none", "--no-browser") == 3
     with pytest.raises(SystemExit, match="2"):
         scan_tf("explore", fresh, "--port", "70000")
+
+
+def test_the_logging_of_the_program_stays_as_it_is(fresh):
+    stream = io.StringIO()
+
+    class Handler(logging.StreamHandler):
+        """As absl's, which TensorFlow brings: what it writes to is closed with it."""
+
+        def close(self):
+            self.stream.close()
+            super().close()
+
+    handler = Handler(stream)
+    with served(fresh) as (_, client):
+        client.get("/api/state")
+    assert not stream.closed
+    handler.close()
 
 
 def test_a_damaged_journal_is_refused(fresh, capsys):
