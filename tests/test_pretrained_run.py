@@ -15,7 +15,7 @@ import tiny_runs
 
 from scan_tf import files
 from scan_tf.features.embedding import embed, head_probs
-from scan_tf.pipeline import build, neighbors, timing
+from scan_tf.pipeline import build, neighbors, stages, timing
 from scan_tf.pipeline.prediction import predict
 
 
@@ -202,6 +202,12 @@ def test_minutes_are_planned_by_the_heads(eager, run_dir, tmp_path, monkeypatch,
     assert f"--minutes 5: scan {epochs} epochs. Planned: about " in said
     assert (run.config.selflabel.epochs, run.config.pretext.epochs) == (0, 20)
     assert not run.folder("scan").exists()
+    # What ran or was told of while the epochs were chosen is not told of again.
+    stages.run_stage(run, "neighbors")
+    run.redo("neighbors")
+    stages.run_stage(run, "neighbors")
+    stages.run_stage(run, "neighbors")
+    assert "done before" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["confident", "fixmatch"])

@@ -22,6 +22,7 @@ from scan_tf.pipeline import (
     features,
     helping,
     learning,
+    plan,
     savedmodel,
     sizes,
     status,
@@ -120,7 +121,9 @@ def run_stage(run: Run, stage: str) -> None:
     """
     if run.is_done(stage):
         helping.tell(run, stage, False)
-        print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
+        if stage not in run.told:  # by the fitting of a schedule, which begins with it
+            print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
+        run.told.add(stage)
         _remember_place(run)
         return
     if is_left_out(run.config, stage):
@@ -130,7 +133,8 @@ def run_stage(run: Run, stage: str) -> None:
     run.write_config()
     if stage == "scan":
         deciding.decide(run)
-    print(f"{stage}: {STAGES[stage].title}")
+    frozen = stage == "pretext" and stage not in plan.trained(run.config)
+    print(f"{stage}: {'features of a finished network' if frozen else STAGES[stage].title}")
     module = importlib.import_module(f"{__package__}.{stage}")
     with run.working(stage) as result:
         helping.tell(run, stage, True)
@@ -145,6 +149,7 @@ def run_stage(run: Run, stage: str) -> None:
             steps = status.steps(run.folder(stage))
             print(f"  finished at step {steps['step']:,} of {steps['total']:,}")
             result["finished_at_step"] = steps["step"]
+    run.told.add(stage)
 
 
 def _remember_place(run: Run) -> None:
