@@ -272,8 +272,10 @@ def test_names_given_elsewhere_come_in(fresh):
         client.act(do="name", group=0, name="ant")
     names.write(Run.open(fresh), {0: "bee", 2: "cat"})
     with served(fresh) as (session, client):
-        found = {group["id"]: group["name"] for group in client.get("/api/state")["groups"]}
+        state = client.get("/api/state")
+        found = {group["id"]: group["name"] for group in state["groups"]}
         assert found == {0: "bee", 1: "", 2: "cat", 3: ""}
+        assert state["pending"] == 1  # the ant: the others are in report and tables already
         assert session.journal.seq == 3
 
 
