@@ -133,8 +133,7 @@ def run_stage(run: Run, stage: str) -> None:
     run.write_config()
     if stage == "scan":
         deciding.decide(run)
-    frozen = stage == "pretext" and stage not in plan.trained(run.config)
-    print(f"{stage}: {'features of a finished network' if frozen else STAGES[stage].title}")
+    print(f"{stage}: {plan.title(run.config, stage)}")
     module = importlib.import_module(f"{__package__}.{stage}")
     with run.working(stage) as result:
         helping.tell(run, stage, True)
