@@ -21,6 +21,7 @@ from scan_tf import files
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.methods.task import Pretext
 from scan_tf.models import torch_files
+from scan_tf.models.frozen import Frozen
 from scan_tf.models.heads import ClusterHeads, ProjectionHead, new_heads
 from scan_tf.models.resnet import ResNet
 from scan_tf.models.torch_names import load_torch, to_torch
@@ -289,10 +290,15 @@ def _tensors_of(run: Run, stage: str) -> Tensors:
 
 def _require_official(run: Run, stage: str, backbone: Any, heads: Any = None) -> None:
     """Refuse networks that the official code does not have. Raises StageError."""
-    for network, known in ((backbone, ResNet), (heads, ClusterHeads)):
+    for network, known, name in (
+        (backbone, ResNet, "ResNets that were trained from the beginning"),
+        (heads, ClusterHeads, "linear heads"),
+    ):
         if network is not None and not isinstance(network, known):
+            frozen = isinstance(network, Frozen)
+            what = "a pretrained network" if frozen else type(network).__name__
             raise StageError(
-                f"--format torch: the stage '{stage}' of {run.root} has a {type(network).__name__},"
-                f" and the official code knows a {known.__name__} alone. Other forms take it: "
+                f"--format torch: the stage '{stage}' of {run.root} has {what}, and the official "
+                f"code knows {name} alone. Other forms take it: "
                 "--format savedmodel, litert or onnx."
             )
