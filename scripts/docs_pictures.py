@@ -1,19 +1,26 @@
-"""Draw the pictures of docs/concepts.md from a finished run: docs/pictures/*.png and stages.svg.
+"""Draw pictures of the documentation from a finished run: docs/pictures/*.png and stages.svg.
 
     scan-tf run --config digits_simclr
     python scripts/docs_pictures.py runs/digits_simclr
+    python scripts/docs_pictures.py runs/digits_simclr --explorer    # those of docs/explorer.md
 
-The evaluation has drawn some of them already; they are copied.
+The evaluation has drawn some of them already; they are copied. The explorer is looked at in a copy
+of the run, by chromium and chromedriver and the development tools.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import sys
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from scan_tf import augment
 from scan_tf.evaluation import charts, pictures
@@ -39,8 +46,14 @@ def main() -> None:
     """Draw them all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run_dir", type=Path)
-    run = Run.open(parser.parse_args().run_dir)
+    parser.add_argument("--explorer", action="store_true", help="those of the explorer alone")
+    arguments = parser.parse_args()
     _FOLDER.mkdir(exist_ok=True)
+    if arguments.explorer:
+        with tempfile.TemporaryDirectory() as folder:
+            _explorer(Path(shutil.copytree(arguments.run_dir, Path(folder, "run"))))
+        return
+    run = Run.open(arguments.run_dir)
     for name in _COPIED:
         shutil.copyfile(run.root / "eval" / name, _FOLDER / name)
     (_FOLDER / "stages.svg").write_text(_stages(), encoding="utf-8")
@@ -112,6 +125,68 @@ def _confidence(stages: dict[str, np.ndarray]) -> None:
         title=f"Surer than 0.9 are {before:.0f} % of the images after SCAN, "
         f"{after:.0f} % after self-label",
     )
+
+
+def _explorer(root: Path) -> None:
+    """The explorer with a few corrections: on a desk, what they change, and on a phone."""
+    sys.path.insert(0, str(_FOLDER.parents[1] / "tests"))
+    import browser
+    import explorer_run
+
+    (root / "status" / ".lock").unlink(missing_ok=True)
+    with browser.started() as window, explorer_run.served(root) as (session, client):
+        page = _Shots(window, client.keys.address)
+        page.open(1200, 760)
+        best = session.images.found.probs.argmax(axis=1)
+        for group in (0, 1, 2):
+            client.act(do="name", group=group, name=f"kind {'ABC'[group]}")
+        unsure = np.argsort(session.images.found.probs.max(axis=1))
+        few = [int(row) for row in unsure if best[row] == 0][:6]
+        client.act(do="move", rows=few[:4], to=1)
+        client.act(do="mark", rows=few[4:], **{"as": "unsure"})
+        page.open(1200, 760)
+        page.do("document.querySelector('#groups [data-id=\"1\"]').click()")
+        page.do("document.querySelector('#grid').focus()")
+        window.press("o", "o", " ", "Right", " ", "Right", " ")
+        page.save("explorer.png")
+        page.open(1000, 620)
+        window.press("a")
+        page.save("explorer-apply.png", until="document.querySelector('dialog[open] tbody')")
+        page.open(390, 700)
+        page.do("document.querySelector('#groups [data-id=\"1\"]').click()")
+        page.save("explorer-phone.png")
+
+
+class _Shots:
+    """A page in a window, and pictures of it."""
+
+    def __init__(self, window: Any, address: str):
+        self._window, self._address, self._phone = window, address, False
+
+    def open(self, width: int, height: int) -> None:
+        self._phone = width < 600
+        self._window.visit("about:blank", width=width, height=height)
+        self._window.visit(self._address, width=width, height=height)
+        self.until("document.documentElement.dataset.ready")
+
+    def do(self, script: str) -> None:
+        self._window.run(script)
+
+    def until(self, expression: str) -> None:
+        while not self._window.run(f"return Boolean({expression})"):
+            time.sleep(0.1)
+
+    def save(self, name: str, *, until: str = "true") -> None:
+        self.until(until)
+        images = "[...document.querySelectorAll('.tile img, .thumbs img')]"
+        self.until(f"{images}.slice(0, 24).every((i) => i.complete)")
+        time.sleep(4)  # until what it has said last is gone
+        self._window.picture(_FOLDER / name)
+        with Image.open(_FOLDER / name) as picture:
+            plain = picture.convert("RGB")
+        if self._phone:  # two pixels for each of the page
+            plain = plain.reduce(2)
+        plain.save(_FOLDER / name, optimize=True)
 
 
 def _stages() -> str:

@@ -67,16 +67,18 @@ def test_kinds_sizes_and_modes_of_files_are_told(tmp_path):
         Image.new(mode, size).save(tmp_path / f"{number}.{kind}")
     (tmp_path / "3.jpg").write_text("no image")
     paths = sorted(tmp_path.iterdir())
-    assert headers.in_words(paths) == (
+    found = headers.look(paths)
+    assert found.side == 40
+    assert found.text == (
         "files: 2 JPEG, 1 PNG; 40 x 30 pixels to 400 x 300, half of them up to 50 x 40; 2 RGB, 1 L"
     )
-    assert headers.in_words(paths[:1]) == "files: 1 JPEG; 40 x 30 pixels; 1 RGB"
-    assert headers.in_words(paths[3:]) is None
+    assert headers.look(paths[:1]).text == "files: 1 JPEG; 40 x 30 pixels; 1 RGB"
+    assert headers.look(paths[3:]) is None
 
 
 def test_of_very_many_files_a_part_is_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(headers, "_LOOKED_AT", 3)
     for number in range(7):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
-    said = headers.in_words(sorted(tmp_path.iterdir()))
+    said = headers.look(sorted(tmp_path.iterdir())).text
     assert said == "files: 3 PNG; 8 x 8 pixels; 3 RGB (of 3 files that were looked at)"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -57,6 +58,15 @@ def test_help_imports_nothing_heavy(arguments):
     done = python(code, *arguments)
     assert done.returncode == 0, done.stderr
     assert "scan-tf" in done.stdout
+
+
+def test_a_warning_is_its_sentence_whoever_sets_up_logging_later(monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    assert scan_tf("configs") == 0
+    capsys.readouterr()
+    logging.basicConfig()  # as absl does, which TensorFlow brings
+    logging.getLogger("scan_tf.somewhere").warning("mind %s", "the step")
+    assert capsys.readouterr().err == "mind the step\n"
 
 
 def test_every_stage_has_a_command_and_help(capsys):

@@ -55,7 +55,7 @@ def test_no_other_program_is_started(tmp_path, monkeypatch):
     for suffix in ("jpg", "eps", "png"):
         path = tmp_path / f"x.{suffix}"
         path.write_bytes(EPS)
-        assert "cannot identify image file" in refusal(path)
+        assert "(of no format that is known)" in refusal(path)
     assert not started
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -271,8 +272,10 @@ def test_names_given_elsewhere_come_in(fresh):
         client.act(do="name", group=0, name="ant")
     names.write(Run.open(fresh), {0: "bee", 2: "cat"})
     with served(fresh) as (session, client):
-        found = {group["id"]: group["name"] for group in client.get("/api/state")["groups"]}
+        state = client.get("/api/state")
+        found = {group["id"]: group["name"] for group in state["groups"]}
         assert found == {0: "bee", 1: "", 2: "cat", 3: ""}
+        assert state["pending"] == 1  # the ant: the others are in report and tables already
         assert session.journal.seq == 3
 
 
@@ -372,6 +375,23 @@ def test_refusals_end_with_2(fresh, root, capsys, tmp_path):
     assert scan_tf("explore", tmp_path / "none", "--no-browser") == 3
     with pytest.raises(SystemExit, match="2"):
         scan_tf("explore", fresh, "--port", "70000")
+
+
+def test_the_logging_of_the_program_stays_as_it_is(fresh):
+    stream = io.StringIO()
+
+    class Handler(logging.StreamHandler):
+        """As absl's, which TensorFlow brings: what it writes to is closed with it."""
+
+        def close(self):
+            self.stream.close()
+            super().close()
+
+    handler = Handler(stream)
+    with served(fresh) as (_, client):
+        client.get("/api/state")
+    assert not stream.closed
+    handler.close()
 
 
 def test_a_damaged_journal_is_refused(fresh, capsys):

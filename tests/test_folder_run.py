@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 
 import pytest
 import tiny_runs
@@ -46,8 +47,11 @@ def test_a_folder_is_all_that_a_run_needs(photos, tmp_path, monkeypatch, capsys,
     monkeypatch.chdir(tmp_path)
     with tiny_runs.own_handler():
         assert main(["run", str(photos), *SHORT]) == 0
-    assert "recipe: folder_from_scratch (a test)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "recipe: folder_from_scratch (a test)" in said
+    assert "time: " not in said  # with epochs that somebody has given
     run = tmp_path / "runs" / photos.name
+    assert f"scan-tf explore {shlex.quote(str(run.relative_to(tmp_path)))}" in said
     settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     assert settings["data"]["path"] == str(photos)
     with open(run / "eval" / "assignments.csv", encoding="utf-8", newline="") as file:

@@ -93,7 +93,7 @@ def test_what_heads_do_not_tell_is_left_out():
     assert "selflabel" not in plan.remaining(tuned, {"scan": HEADS})
     tuning = Seen(step=0, total=150, steps_per_second=1.0, compile_s=5.0)
     chosen, told = plan.within(tuned, {"scan": HEADS, "selflabel": tuning}, 200)
-    assert (chosen.scan.epochs, chosen.selflabel.epochs) == (18, 13)
+    assert (chosen.scan.epochs, chosen.selflabel.epochs) == (17, 13)
     assert told["selflabel"] == 13 * 10 + 5
 
 

@@ -14,7 +14,7 @@ import pytest
 import tiny_runs
 
 from scan_tf.features.embedding import embed, head_probs
-from scan_tf.pipeline import build, neighbors, timing
+from scan_tf.pipeline import build, neighbors, stages, timing
 from scan_tf.pipeline.prediction import predict
 from scan_tf.storage import files
 
@@ -97,6 +97,16 @@ def test_the_report_and_the_saved_model_are_of_the_clustering(run_dir, tmp_path)
     clusters = [int(line.split(",")[1]) for line in lines]
     stored = np.load(run_dir / "eval" / "assignments.npz")["scan_cluster"]
     np.testing.assert_array_equal(clusters, stored)
+
+
+def test_forms_that_cannot_hold_a_pretrained_network_are_refused(run_dir, tmp_path, capsys):
+    pytest.importorskip("torch", reason="needs PyTorch: pip install 'scan-tf[torch]'")
+    assert tiny_runs.scan_tf("weights", run_dir, tmp_path / "x.weights.h5") == 2
+    assert "scan-tf export" in capsys.readouterr().err
+    assert tiny_runs.scan_tf("export", "--run-dir", run_dir, "--format", "torch") == 2
+    assert "--format savedmodel, litert or onnx" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []
+    assert not (run_dir / "export-torch").exists()
 
 
 def test_self_label_trains_the_head_on_views_that_are_looked_at_once(run_dir, tmp_path, caplog):
@@ -213,6 +223,12 @@ def test_minutes_are_planned_by_the_heads(eager, run_dir, tmp_path, monkeypatch,
     assert f"--minutes 5: scan {epochs} epochs. Planned: about " in said
     assert (run.config.selflabel.epochs, run.config.pretext.epochs) == (0, 20)
     assert not run.folder("scan").exists()
+    # What ran or was told of while the epochs were chosen is not told of again.
+    stages.run_stage(run, "neighbors")
+    run.redo("neighbors")
+    stages.run_stage(run, "neighbors")
+    stages.run_stage(run, "neighbors")
+    assert "done before" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["confident", "fixmatch"])

@@ -41,6 +41,15 @@ def test_what_stands_out_is_found(rng, monkeypatch):
     assert len(lines) == 6
 
 
+def test_enlarging_is_not_taken_for_blur(rng):
+    scenes = [scene(rng) for _ in range(6)]
+    scenes[2] = cv2.GaussianBlur(scenes[2], (0, 0), 5)
+    large = np.stack([cv2.resize(image, (448, 448)) for image in scenes])
+    assert len(quality.look(large).blurred) == len(scenes)
+    assert quality.look(large, side=SIZE).blurred.tolist() == [2]
+    assert quality.look(large[:, :70, :70], side=20).blurred.tolist() == []  # too small to say
+
+
 def test_tiny_images_are_told_apart_by_their_pixels_alone(rng):
     images = rng.integers(0, 256, (30, 8, 8, 3), np.uint8)
     assert rows(quality.look(np.concatenate([images, images[:1]]))) == {"same": [30]}

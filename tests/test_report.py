@@ -18,7 +18,7 @@ from scan_tf.evaluation import report
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.features import neighbors
 from scan_tf.features.map2d import layout
-from scan_tf.pipeline import build, evaluate, stages
+from scan_tf.pipeline import build, evaluate, result_page, stages
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import labels
 
@@ -166,9 +166,9 @@ def test_without_labels_the_scores_are_null(run, rng):
     labelled = opened(run, "evaluate.pictures=true", "scan.num_clusters=4")
     found = clustering(rng, 15, 4)
     written = write(Unlabelled(labelled.config, run), found)
-    for name in ("scan", "kmeans_pixels", "kmeans_features"):
-        assert [written[name][score] for score in SCORES] == [None] * 3
-        assert 1 <= written[name]["num_clusters_used"] <= 4
+    assert [written["scan"][score] for score in SCORES] == [None] * 3
+    assert 1 <= written["scan"]["num_clusters_used"] <= 4
+    assert {written[f"kmeans_{name}"] for name in ("features", "pixels", "colors")} == {None}
     known = ("neighbor_recall", "neighbor_features")
     assert all((score is None) == (name not in known) for name, score in written["pretext"].items())
     scan = written["scan"]
@@ -177,12 +177,25 @@ def test_without_labels_the_scores_are_null(run, rng):
     rows = [*scan["calibration"]["bins"], *scan["coverage"], *scan["pseudo_labels"]]
     assert {row["accuracy"] for row in rows} == {None}
     assert [row["threshold"] for row in scan["coverage"]][-1] == found.confidence.min()
-    assert "no labels, so no accuracy" in report.table(written, labels())
+    text = report.table(written, labels())
+    assert "no labels, so no accuracy" in text
+    assert not {"ACC", "k-means", "kNN"} & set(text.split())
     rows = table_of(run / "eval" / "mapping.csv")
     assert [int(row["size"]) for row in rows] == scan["cluster_sizes"]
     assert {(row["class"], row["purity"]) for row in rows} == {("", "")}
     sheets = {f"clusters/{cluster:03d}.png" for cluster in range(4)}
     assert pictures(run / "eval") == PICTURES | sheets
+
+
+def test_a_page_made_again_says_the_same_of_the_confidence(finished):
+    work = opened(finished)
+    assert build.temperature(work, "selflabel") != 1
+    page = (finished / "eval" / "report.html").read_text(encoding="utf-8")
+    assert "Confidence is calibrated" in page
+    # As `scan-tf name` has it, from what is stored.
+    stored = Clustering("selflabel", "", np.full((1, 3), 1 / 3, np.float32), np.zeros((1, 2)))
+    assert result_page._is_calibrated(work, stored)
+    assert not result_page._is_calibrated(work, dataclasses.replace(stored, name="corrected"))
 
 
 def test_more_clusters_than_classes_are_matched_by_majority(run, rng):

@@ -14,8 +14,9 @@ from scan_tf.data import sources
 from scan_tf.errors import DataError, MissingDataError, StageError
 from scan_tf.experiments import published_weights as published
 from scan_tf.features.embedding import embed
-from scan_tf.pipeline import build
+from scan_tf.pipeline import build, corrected, correcting, porting
 from scan_tf.pipeline import record as records
+from scan_tf.pipeline.corrected import Corrected
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,45 @@ def test_a_run_without_self_labelling_gives_its_scan(finished, tmp_path):
     kernel = np.asarray(published.load(tmp_path / "x.weights.h5")[0].heads.heads[0].kernel)
     _, heads = build.calibrated_clusters(opened(run), "scan")
     np.testing.assert_array_equal(kernel, np.asarray(heads.heads[0].kernel).astype(np.float16))
+
+
+def correct(run: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Have a run shown as corrected, into two clusters; kernel and bias of the new head."""
+    work = opened(run)
+    width = build.new_backbone(work).feature_dim
+    random = np.random.default_rng(0)
+    kernel, bias = random.standard_normal((width, 2)).astype(np.float32), np.float32([0.5, -0.5])
+    nothing = np.zeros(0, np.int64)
+    told = {"said": 0, "none": 0, "unsure": 0, "seq": 1}
+    head = Corrected(kernel, bias, (0, 3), "test", nothing, nothing, None, told)
+    correcting.accept(work, head, {1: "bee"})
+    return kernel, bias
+
+
+def test_what_was_corrected_is_what_is_published(finished, tmp_path):
+    run = copy(finished, tmp_path / "run")
+    kernel, bias = correct(run)
+    facts = published.save(opened(run), tmp_path / "x.weights.h5")
+    assert (facts["weights_of"], facts["num_clusters"]) == ("corrected", 2)
+    assert facts["cluster_names"] == ["", "bee"]
+    report = json.loads((run / "eval" / "report.json").read_text(encoding="utf-8"))
+    assert facts["scores"] == {k: report["corrected"][k] for k in ("acc", "nmi", "ari")}
+    (head,) = published.load(tmp_path / "x.weights.h5")[0].heads.heads
+    np.testing.assert_array_equal(np.asarray(head.kernel), kernel.astype(np.float16))
+    np.testing.assert_array_equal(np.asarray(head.bias), bias)
+
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'scan-tf[torch]'")
+    folder = porting.export_torch(opened(run))
+    tensors = torch.load(folder / "corrected.pth.tar", weights_only=True)
+    np.testing.assert_array_equal(tensors["cluster_head.0.weight"], kernel.T)
+    np.testing.assert_array_equal(tensors["cluster_head.0.bias"], bias)
+    trained = torch.load(folder / "selflabel.pth.tar", weights_only=True)
+    assert trained["cluster_head.0.bias"].shape == (3,)
+    shared = [name for name in tensors if name.startswith("backbone.")]
+    assert all(torch.equal(tensors[name], trained[name]) for name in shared)
+    corrected.remove(opened(run))
+    porting.export_torch(opened(run))
+    assert not (folder / "corrected.pth.tar").exists()
 
 
 def test_another_suffix_and_weights_out_of_range_are_refused(finished, tmp_path):

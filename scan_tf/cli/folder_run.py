@@ -37,7 +37,11 @@ def fit_to_images(
     smaller = {key: f"{change}: there are only {count} images" for key, change in notes.items()}
     if chosen is None:
         return [f"{key}: {why}" for key, why in smaller.items()]
-    return [*choices.lines(run, chosen, made, given=given, notes=smaller)]
+    said = [*choices.lines(run, chosen, made, given=given, notes=smaller)]
+    if minutes is None and any(key.endswith(".epochs") for key in given):
+        return said  # nothing limits it
+    limit = f"about {minutes:g} minutes at most" if minutes else f"at most {MINUTES:g} minutes"
+    return [*said, f"time: {limit}; more exactly once there are steps to go by"]
 
 
 def say_what_next(run: Run) -> None:
@@ -49,6 +53,7 @@ def say_what_next(run: Run) -> None:
         return
     root = shlex.quote(str(run.root))
     print(
+        f"to look and correct by hand: scan-tf explore {root}\n"
         f"next:\n  scan-tf name {root} 0=cats 1=dogs      # what the clusters show, for all that "
         f"follows\n  scan-tf sort {root} --to sorted --dry-run      # then without --dry-run\n"
         f"  scan-tf predict {root} NEW_IMAGES --output predictions.csv"

@@ -141,6 +141,7 @@ def _name(arguments: argparse.Namespace) -> None:
     lazy.load_tensorflow()
     from scan_tf.pipeline import renaming
 
+    print("writing the names into the report, the tables and the exported classifier ...")
     given = renaming.rename(run, changes)
     sizes = collections.Counter(row.cluster for row in assignments.read(folder / assignments.FILE))
     print("cluster   images  name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(arguments, "seeds", None) is not None:
         _sort_seeds(parser, arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # A warning is its sentence, whichever library has set up logging before it comes.
+    logging.basicConfig(format="%(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be valid UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     with signals.Program() as program, Writing.until_the_end():

@@ -93,7 +93,7 @@ def decode(
     Raises:
         DataError: it is no regular file, of no format that is read, too large, or damaged.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     limits = limits or Limits()
     try:
@@ -108,7 +108,8 @@ def decode(
                 return _decoded(image, size, coarse)
     # Pillow reports broken files by many kinds of exceptions; all mean the same to a user.
     except Exception as error:
-        raise DataError(f"{path}: cannot be read as an image ({error}).") from error
+        why = "of no format that is known" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{path}: cannot be read as an image ({why}).") from error
 
 
 def size_of(path: str | Path) -> tuple[int, int]:

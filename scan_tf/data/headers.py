@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +14,21 @@ from scan_tf.data import decoding
 _LOOKED_AT = 1000
 
 
-def in_words(paths: Sequence[str | Path]) -> str | None:
-    """Kinds, sizes and modes of files in a line; None where no file can be read.
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """What the heads of some files say.
+
+    Attributes:
+        text: their kinds, sizes and modes, in a line.
+        side: the median of their shorter sides, in pixels.
+    """
+
+    text: str
+    side: int
+
+
+def look(paths: Sequence[str | Path]) -> Heads | None:
+    """What the heads of files say; None where no file can be read.
 
     Args:
         paths: of image files; of many a part is looked at, and the line says so.
@@ -37,7 +52,9 @@ def in_words(paths: Sequence[str | Path]) -> str | None:
     if low != high:
         text += f" to {high[0]:,} x {high[1]:,}, half of them up to {middle[0]:,} x {middle[1]:,}"
     text += f"; {_counts(modes)}"
-    return text if step == 1 else f"{text} (of {len(sizes):,} files that were looked at)"
+    if step > 1:
+        text += f" (of {len(sizes):,} files that were looked at)"
+    return Heads(text, int(statistics.median(map(min, sizes))))
 
 
 def _counts(counted: collections.Counter[str]) -> str:

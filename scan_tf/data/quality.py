@@ -70,8 +70,14 @@ class Quality:
                 yield f"{len(rows):,} {text}, such as {paths[rows[0]]}"
 
 
-def look(images: Any) -> Quality:
-    """Look at uint8 [N,S,S,3] by `[rows]`, a block at a time."""
+def look(images: Any, *, side: int | None = None) -> Quality:
+    """Look at uint8 [N,S,S,3] by `[rows]`, a block at a time.
+
+    Args:
+        images: the images, as they were resized.
+        side: in pixels, of most of them before that; None: S. What was enlarged is not sharp.
+    """
+    enlarged = 1 if side is None else -(-images.shape[1] // max(1, min(side, images.shape[1])))
     found: dict[str, list[int]] = {f.name: [] for f in dataclasses.fields(Quality)}
     exact, alike = set[bytes](), dict[bytes, list[np.ndarray]]()
     for low in range(0, len(images), _BLOCK):
@@ -82,9 +88,10 @@ def look(images: Any) -> Quality:
         found["dark"] += _rows(low, mean < _DARK)
         found["bright"] += _rows(low, mean > _BRIGHT)
         found["flat"] += _rows(low, flat & (mean >= _DARK) & (mean <= _BRIGHT))
-        judged = grey.shape[1] >= _JUDGED
+        judged = grey.shape[1] >= _JUDGED * enlarged
         if judged:
-            found["blurred"] += _rows(low, ~flat & (_sharpness(grey) < _BLURRED))
+            sharp = _sharpness(_reduced(grey, enlarged))
+            found["blurred"] += _rows(low, ~flat & (sharp < _BLURRED))
         small = _shrunk(grey)
         rises = small[:, :, 1:] - small[:, :, :-1] > _RISE
         hashes = np.packbits(rises.reshape(len(block), -1), axis=1)
@@ -106,6 +113,15 @@ def look(images: Any) -> Quality:
 
 def _rows(low: int, chosen: np.ndarray) -> list[int]:
     return (low + np.flatnonzero(chosen)).tolist()
+
+
+def _reduced(grey: np.ndarray, factor: int) -> np.ndarray:
+    """Means of squares of so many pixels, float32 [B,S // factor,S // factor]."""
+    if factor == 1:
+        return grey
+    cells = grey.shape[1] // factor
+    whole = grey[:, : cells * factor, : cells * factor]
+    return whole.reshape(len(grey), cells, factor, cells, factor).mean(axis=(2, 4))
 
 
 def _sharpness(grey: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
-"use strict";
-(() => {
+// What the report's page does; plane.js stands before it in the same script.
+
 const data = JSON.parse(document.getElementById("data").textContent);
 const arrays = {};
 for (const [name, { kind, data: text }] of Object.entries(data.arrays)) {
@@ -220,30 +220,12 @@ const map = arrays.coordinates && (() => {
   const says = at("#map-says"), colourBy = at("#map-colour"), only = at("#map-cluster");
   data.clusters.forEach((name, c) => only.append(make("option", { value: c, textContent: name })));
   const points = arrays.coordinates;
-  const low = [Infinity, Infinity], high = [-Infinity, -Infinity];
-  for (let i = 0; i < points.length; i++) {
-    low[i % 2] = Math.min(low[i % 2], points[i]); high[i % 2] = Math.max(high[i % 2], points[i]);
+  let current = -1;
+  const view = plane(canvas, points, { paint, moved: hideCard, shown });
+  const { draw, x: screenX, y: screenY } = view;
+  function shown(i) {
+    return only.value === "" || arrays.cluster[i] === Number(only.value);
   }
-  // Of the view: its middle in the units of the map, and pixels for each unit.
-  let x0, y0, scale, whole, width, height, current = -1, queued = false;
-
-  function fit() {
-    const [w, h] = [high[0] - low[0] || 1, high[1] - low[1] || 1];
-    x0 = (low[0] + high[0]) / 2; y0 = (low[1] + high[1]) / 2;
-    whole = scale = 0.94 * Math.min(width / w, height / h);
-  }
-  function resize() {
-    const box = canvas.getBoundingClientRect(), ratio = devicePixelRatio || 1;
-    const first = width === undefined, before = whole;
-    width = box.width; height = box.height;
-    canvas.width = width * ratio; canvas.height = height * ratio;
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    if (first || scale === before) fit();
-    draw();
-  }
-  const screenX = (i) => (points[2 * i] - x0) * scale + width / 2;
-  const screenY = (i) => (y0 - points[2 * i + 1]) * scale + height / 2;
-  const shown = (i) => only.value === "" || arrays.cluster[i] === Number(only.value);
 
   function shade(hex) {
     if (!dark.matches) return hex;
@@ -258,15 +240,9 @@ const map = arrays.coordinates && (() => {
     if (colourBy.value === "label") return shade(data.classColours[arrays.label[i]]);
     return shade(data.colours[arrays.cluster[i]]);
   }
-  function draw() {
-    if (queued) return;
-    queued = true;
-    requestAnimationFrame(paint);
-  }
-  function paint() {
-    queued = false;
+  function paint(width, height) {
     context.clearRect(0, 0, width, height);
-    const size = Math.max(1.5, Math.min(7, 0.25 * Math.sqrt(width * height / count * scale / whole)));
+    const size = Math.max(1.5, Math.min(7, 0.25 * Math.sqrt(width * height / count * view.zoomed)));
     const groups = new Map(), visible = [];
     for (let i = 0; i < count; i++) {
       const x = screenX(i), y = screenY(i);
@@ -293,7 +269,7 @@ const map = arrays.coordinates && (() => {
     }
     context.globalAlpha = 1;
     // Close enough, the images themselves.
-    if (visible.length <= 40 || (visible.length <= 250 && scale > whole * 1.5)) {
+    if (visible.length <= 40 || (visible.length <= 250 && view.zoomed > 1.5)) {
       const tile = visible.length <= 60 ? 48 : 32;
       for (const i of visible) tileAt(i, tile, 2);
     }
@@ -308,123 +284,47 @@ const map = arrays.coordinates && (() => {
     context.imageSmoothingEnabled = side > 16;
     context.drawImage(image, x, y, side, side, left, top, size, size);
   }
-  function nearest(x, y, reach = 14) {
-    let best = -1, least = reach * reach;
-    for (let i = 0; i < count; i++) {
-      const dx = screenX(i) - x, dy = screenY(i) - y, d = dx * dx + dy * dy;
-      if (d < least && shown(i)) { least = d; best = i; }
-    }
-    return best;
-  }
-  function zoom(factor, x = width / 2, y = height / 2) {
-    const goal = Math.max(whole * 0.7, Math.min(whole * 200, scale * factor));
-    x0 += (x - width / 2) * (1 / scale - 1 / goal);
-    y0 -= (y - height / 2) * (1 / scale - 1 / goal);
-    scale = goal;
-    hideCard();
-    draw();
-  }
-  function middle() { return current < 0 ? [width / 2, height / 2] : [screenX(current), screenY(current)]; }
   function select(place) {
     current = place;
     says.textContent = place < 0 ? "\u00a0" : [nameOf(place), ...facts(place)].join("; ");
     draw();
   }
-  function here(event) {
-    const box = canvas.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top];
-  }
-
-  const pointers = new Map();
-  let moved = 0, apart = 0;
-  canvas.addEventListener("pointerdown", (event) => {
-    pointers.set(event.pointerId, here(event));
-    canvas.setPointerCapture(event.pointerId);
-    moved = 0; apart = 0;
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    const [x, y] = here(event), before = pointers.get(event.pointerId);
-    if (!before) {
-      const found = nearest(x, y);
+  view.listen({
+    hover(x, y, event) {
+      const found = view.nearest(x, y);
       found < 0 ? hideCard() : showCard(found, event.clientX, event.clientY);
-      return;
-    }
-    if (pointers.size === 1) {
-      x0 -= (x - before[0]) / scale; y0 += (y - before[1]) / scale;
-      moved += Math.abs(x - before[0]) + Math.abs(y - before[1]);
-      if (moved > 4) hideCard();
-      draw();
-    }
-    pointers.set(event.pointerId, [x, y]);
-    if (pointers.size === 2) {
-      const [a, b] = [...pointers.values()], now = Math.hypot(a[0] - b[0], a[1] - b[1]);
-      if (apart) zoom(now / apart, (a[0] + b[0]) / 2, (a[1] + b[1]) / 2);
-      apart = now; moved = 99;
-    }
-  });
-  canvas.addEventListener("pointerup", (event) => {
-    const [x, y] = here(event);
-    pointers.delete(event.pointerId);
-    if (moved > 4) return;
-    const found = nearest(x, y, event.pointerType === "touch" ? 28 : 14);
-    if (found < 0) { hideCard(); select(-1); return; }
-    select(found);
-    if (event.pointerType === "touch") showCard(found, event.clientX, event.clientY); else open(found);
-  });
-  canvas.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
-  // A finger leaves when it is lifted; what it tapped stays until the next touch or scroll.
-  canvas.addEventListener("pointerleave", (event) => {
-    if (event.pointerType === "mouse") hideCard();
-  });
-  canvas.addEventListener("wheel", (event) => {
+    },
+    tap(x, y, event) {
+      const touched = event.pointerType === "touch", found = view.nearest(x, y, touched ? 28 : 14);
+      if (found < 0) { hideCard(); select(-1); return; }
+      select(found);
+      if (touched) showCard(found, event.clientX, event.clientY); else open(found);
+    },
     // Without Ctrl the page scrolls on, until the map was clicked.
-    if (document.activeElement !== canvas && !event.ctrlKey) return;
-    event.preventDefault();
-    zoom(Math.exp(-event.deltaY / 400), ...here(event));
-  }, { passive: false });
+    wheels: (event) => document.activeElement === canvas || event.ctrlKey,
+  });
   canvas.addEventListener("keydown", (event) => {
-    const way = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
-    if (way) step(...way);
-    else if (event.key === "Enter" && current >= 0) open(current);
-    else if (event.key === "+" || event.key === "=") zoom(1.5, ...middle());
-    else if (event.key === "-") zoom(1 / 1.5, ...middle());
-    else if (event.key === "0") { fit(); draw(); }
+    if (view.key(event, current, select)) return;
+    if (event.key === "Enter" && current >= 0) open(current);
     else if (event.key === "Escape") select(-1);
     else return;
     event.preventDefault();
   });
-  function step(right, down) {
-    if (current < 0) { select(nearest(width / 2, height / 2, Infinity)); return; }
-    const x = screenX(current), y = screenY(current);
-    let best = -1, least = Infinity;
-    for (let i = 0; i < count; i++) {
-      const along = (screenX(i) - x) * right + (screenY(i) - y) * down;
-      const aside = Math.abs((screenX(i) - x) * down) + Math.abs((screenY(i) - y) * right);
-      if (along < 8 || aside > along || !shown(i)) continue;
-      if (along + 2 * aside < least) { least = along + 2 * aside; best = i; }
-    }
-    if (best >= 0) { select(best); keepInView(best); }
-  }
-  function keepInView(i) {
-    const x = screenX(i), y = screenY(i);
-    if (x < 30 || x > width - 30) x0 = points[2 * i];
-    if (y < 30 || y > height - 30) y0 = points[2 * i + 1];
-  }
-  at("#map-in").onclick = () => zoom(1.5, ...middle());
-  at("#map-out").onclick = () => zoom(1 / 1.5, ...middle());
-  at("#map-reset").onclick = () => { fit(); select(-1); };
+  const zoom = (factor) => current < 0 ? view.zoom(factor) : view.zoom(factor, screenX(current), screenY(current));
+  at("#map-in").onclick = () => zoom(1.5);
+  at("#map-out").onclick = () => zoom(1 / 1.5);
+  at("#map-reset").onclick = () => { view.whole(); select(-1); };
   colourBy.onchange = only.onchange = () => {
     at("#map-scale").hidden = colourBy.value !== "confidence";
     hideCard();
     draw();
   };
   dark.addEventListener("change", draw);
-  new ResizeObserver(resize).observe(canvas);
-  addEventListener("beforeprint", paint);
+  addEventListener("beforeprint", view.now);
   return {
     focus(place) {
       only.value = "";
-      x0 = points[2 * place]; y0 = points[2 * place + 1]; scale = Math.max(scale, whole * 4);
+      view.centre(place, 4);
       select(place);
       canvas.scrollIntoView({ block: "center", behavior: reduced.matches ? "auto" : "smooth" });
       canvas.focus({ preventScroll: true });
@@ -437,4 +337,3 @@ addEventListener("beforeprint", () => {
   for (const fold of document.querySelectorAll("details")) fold.open = true;
 });
 document.documentElement.dataset.ready = "true";
-})();

@@ -95,7 +95,8 @@ class _Page:
 
     def html(self) -> str:
         """The whole file."""
-        style, script = _template("page.css"), _template("page.js")
+        style, plane = _template("page.css"), _template("plane.js").replace("export ", "", 1)
+        script = f'"use strict";\n(() => {{\n{plane}{_template("page.js")}}})();\n'
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         sheets = list(thumbnails.sheets(self.data.images, self.rows, self.sheet_side))
         tags = "".join(f'<script type="text/plain" class="sheet">{s}</script>\n' for s in sheets)

@@ -50,9 +50,9 @@ class Report(TypedDict):
     # Of the pretext's features, and of k-means on them and on pixels.
     pretext: dict[str, Any]
     kmeans_features: dict[str, Any] | None
-    kmeans_pixels: dict[str, Any]
+    kmeans_pixels: dict[str, Any] | None
     # Of k-means on colour histograms.
-    kmeans_colors: dict[str, Any]
+    kmeans_colors: dict[str, Any] | None
     # Where pretrained features come from: name, trained, licence, labels; None: learned here.
     backbone: dict[str, Any] | None
     # How the clustering was made of the heads, and how far those agree; None: not looked at.
@@ -137,14 +137,16 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
         **{label: report[name] for name, label in labels.items()},  # type: ignore[literal-required]
     }
     count, split = report["num_images"], report["split"]
+    last = [scores for scores in rows.values() if scores][-1]
     lines = [f"{report['data']}: {count:,} images of the {split} split, seed {report['seed']}", ""]
-    lines.append(f"{'':28}{'ACC':>8}{'NMI':>8}{'ARI':>8}{'clusters used':>16}")
-    for name, scores in rows.items():
-        if scores:
-            cells = "".join(f"{percent(scores[k]):>8}" for k in ("acc", "nmi", "ari"))
-            lines.append(f"{name:28}{cells}{scores['num_clusters_used']:>16.0f}")
-    lines += [*report_lines.features(report["pretext"].get("features")), ""]
-    lines.append(f"pretext: {report_lines.pretext(report['pretext'])}")
+    if last["acc"] is not None:
+        lines.append(f"{'':28}{'ACC':>8}{'NMI':>8}{'ARI':>8}{'clusters used':>16}")
+        for name, scores in rows.items():
+            if scores:
+                cells = "".join(f"{percent(scores[k]):>8}" for k in ("acc", "nmi", "ari"))
+                lines.append(f"{name:28}{cells}{scores['num_clusters_used']:>16.0f}")
+        lines += [*report_lines.features(report["pretext"].get("features")), ""]
+        lines.append(f"pretext: {report_lines.pretext(report['pretext'])}")
     if decided := report.get("num_clusters_auto"):
         lines.append(f"number of clusters: {report_lines.num_clusters(decided)}")
     if backbone := report.get("backbone"):
@@ -156,7 +158,6 @@ def table(report: Report, labels: Mapping[str, str]) -> str:
         )
     if report.get("kept_because"):
         lines.append(report_lines.kept(report, labels))
-    last = [scores for scores in rows.values() if scores][-1]
     if last["acc"] is None:
         sizes = sorted(last["cluster_sizes"])
         lines.append(

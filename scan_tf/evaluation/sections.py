@@ -155,7 +155,10 @@ def twins(groups: Iterable[tuple[str, Sequence[tuple[int, str, str]]]]) -> str:
 
 
 def scores(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row for each clustering; what none of them has is left out."""
+    """A row for each clustering of which more is known than how many clusters it has.
+
+    What none of them has is left out.
+    """
     flat = {name: {"ece": (row.get("calibration") or {}).get("ece"), **row}
             for name, row in found.items()}  # fmt: skip
     known = [key for key in _SCORES if any(row.get(key) is not None for row in flat.values())]
@@ -168,7 +171,10 @@ def scores(found: Mapping[str, Mapping[str, Any]]) -> str:
             return "–"
         return share(value) if _SCORES[key][1] else f"{value:.3g}"
 
-    rows = [[text(name), *(cell(row, key) for key in known)] for name, row in flat.items()]
+    telling = [key for key in known if key != "num_clusters_used"]
+    told = {name: row for name, row in flat.items()
+            if any(row.get(key) is not None for key in telling)}  # fmt: skip
+    rows = [[text(name), *(cell(row, key) for key in known)] for name, row in told.items()]
     return table(["Clustering", *(_SCORES[key][0] for key in known)], rows, "numbers")
 
 

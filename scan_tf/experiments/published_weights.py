@@ -27,8 +27,9 @@ from scan_tf.errors import DataError, StageError
 from scan_tf.evaluation import metrics
 from scan_tf.features.embedding import embed
 from scan_tf.models.backbone import Backbone
+from scan_tf.models.frozen import Frozen
 from scan_tf.models.heads import ClusterHeads, new_heads
-from scan_tf.pipeline import build, evaluate
+from scan_tf.pipeline import build, corrected, evaluate, names
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import CLUSTERINGS
 from scan_tf.storage import files
@@ -58,7 +59,7 @@ class Classifier(keras.Model):
 
 
 def save(run: Run, path: Path) -> dict[str, Any]:
-    """Write the classifier of a finished run.
+    """Write the classifier of a finished run: the corrected one, where there is one.
 
     Args:
         run: the run; evaluated.
@@ -68,7 +69,8 @@ def save(run: Run, path: Path) -> dict[str, Any]:
         What is in the file beside the weights.
 
     Raises:
-        StageError: the run is not finished, or a weight is too large for float16.
+        StageError: the run is not finished, a weight is too large for float16, or the networks
+            are none that the file could be read into.
         DataError: another name of the file.
     """
     if not path.name.endswith(SUFFIX):
@@ -76,7 +78,18 @@ def save(run: Run, path: Path) -> dict[str, Any]:
     scores = evaluate.read_report(run)
     scored = [s for s in CLUSTERINGS if scores[s]]
     stage = scores["kept"] if scores.get("kept") in scored else scored[-1]
-    backbone, heads = build.calibrated_clusters(run, stage)
+    if corrected.load(run, warn=True) is None:
+        backbone, heads = build.calibrated_clusters(run, stage)
+    else:
+        stage = corrected.NAME
+        backbone, heads = build.shown_clusters(run)
+    if isinstance(backbone, Frozen) or not isinstance(heads, ClusterHeads):
+        what = "pretrained network" if isinstance(backbone, Frozen) else type(heads).__name__
+        raise StageError(
+            f"{run.root}: has a {what}, and such a file of weights holds networks that were "
+            "trained from the beginning, with linear heads. Another form takes it: "
+            f"scan-tf export --run-dir {run.root}"
+        )
     images = run.train_images
     facts: dict[str, Any] = {
         "format": FORMAT,
@@ -90,6 +103,7 @@ def save(run: Run, path: Path) -> dict[str, Any]:
         "num_clusters": heads.num_clusters,
         "class_names": list(images.class_names),
         "class_of_cluster": scores[stage]["mapping"],
+        "cluster_names": names.listed(names.read(run), heads.num_clusters),
         "weights_of": stage,
         "dtype": run.device.dtype,
         "split": scores["split"],

@@ -31,7 +31,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   lightness = light();
   colours.clear();
   showGroups();
-  map.draw();
+  map?.draw();
 });
 
 let quiet = 0;
@@ -176,7 +176,7 @@ function showAll({ keep = false } = {}) {
   $("far-order").hidden = !state.hasDistance;
   showGroups();
   showList({ keep });
-  map.changed();
+  map?.changed();
 }
 function go(id) {
   view = id;
@@ -308,6 +308,7 @@ const commands = {
   async undo() { const what = state.undo; if (what) await act({ do: "undo" }, `undone: ${what}`); },
   async redo() { const what = state.redo; if (what) await act({ do: "redo" }, `done again: ${what}`); },
   lasso() {
+    if (!map) return; // it is still on its way
     map.setLasso(!map.lassoing);
     $("lasso").setAttribute("aria-pressed", map.lassoing);
     if (map.lassoing) say("Draw around the images. Without the lasso, Shift and drag does the same.");
@@ -385,7 +386,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key !== "a") return;
   }
   if (event.altKey) return;
-  if (onMap() ? map.key(event) : (!onButton || !event.key.startsWith("Arrow")) && grid.key(event)) return;
+  if (onMap() ? map?.key(event) : (!onButton || !event.key.startsWith("Arrow")) && grid.key(event)) return;
   if (event.key === "Escape") commands.drop();
   else if (event.key === "[" || event.key === "]") turn(event.key === "]" ? 1 : -1);
   else if (event.key === "o") nextOrder();
@@ -401,9 +402,9 @@ $("groups").addEventListener("keydown", (event) => {
 for (const [id, run] of Object.entries(commands)) $(id)?.addEventListener("click", () => run());
 $("view-back").addEventListener("click", () => commands.view());
 $("order").addEventListener("change", () => { order = $("order").value; showList(); });
-$("zoom-in").addEventListener("click", () => map.zoom(1.5));
-$("zoom-out").addEventListener("click", () => map.zoom(1 / 1.5));
-$("zoom-fit").addEventListener("click", () => map.whole());
+$("zoom-in").addEventListener("click", () => map?.zoom(1.5));
+$("zoom-out").addEventListener("click", () => map?.zoom(1 / 1.5));
+$("zoom-fit").addEventListener("click", () => map?.whole());
 
 function hover(row, x, y) {
   const box = $("hover");
@@ -426,18 +427,10 @@ function showNotes() {
   $("notes").hidden = false;
 }
 
-try {
-  const plane = bytes("/api/points");
-  plane.catch(() => {}); // told where it is waited for
-  grid = newGrid($("grid"), { source: thumb, decorate, chosen: chose, open: enlarge });
-  await fetched();
-  // Of small images every pixel is to be seen; load events are caught on their way down.
-  $("grid").addEventListener("load", (event) => {
-    document.body.classList.toggle("pixels", event.target.naturalWidth <= 32);
-  }, { capture: true, once: true });
+async function showMap(plane) {
+  points = new Float32Array(await plane);
   map = newMap($("canvas"), {
-    points: points = new Float32Array(await plane),
-    groupOf: () => images.group, colour, listed: () => listed, selected: () => grid.selected, hover, open: enlarge,
+    points, groupOf: () => images.group, colour, listed: () => listed, selected: () => grid.selected, hover, open: enlarge,
     says: (row) => say(`image ${row}, ${nameOf(images.group[row])}, confidence ${percent(images.confidence[row])}`),
     select(rows, more) {
       if (rows.length > 1) {
@@ -455,10 +448,25 @@ try {
       grid.select(next);
     },
   });
+}
+
+// The list first, which needs no more than the clusters and the images' numbers; then the map.
+try {
+  const plane = bytes("/api/points");
+  plane.catch(() => {}); // told where it is waited for
+  grid = newGrid($("grid"), { source: thumb, decorate, chosen: chose, open: enlarge });
+  await fetched();
+  // Of small images every pixel is to be seen; load events are caught on their way down.
+  $("grid").addEventListener("load", (event) => {
+    document.body.classList.toggle("pixels", event.target.naturalWidth <= 32);
+  }, { capture: true, once: true });
   showAll();
   showNotes();
-  document.documentElement.dataset.ready = "true";
+  performance.mark("list");
   $("grid").focus({ preventScroll: true });
+  await showMap(plane);
+  performance.mark("map");
+  document.documentElement.dataset.ready = "true";
 } catch (error) {
   failed(error);
 }

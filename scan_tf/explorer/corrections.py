@@ -9,7 +9,8 @@ An image that a user has put into a group is labelled. What a split says of an i
 holds until a classifier that was fitted with it is accepted.
 
 The entries, by `do`: name (group, name), merge (groups, into), split (group, new, rows), make (new,
-rows, name), move (rows, to), mark (rows, as), undo, redo, accept (digest), discard.
+rows, name), move (rows, to), mark (rows, as), undo, redo, accept (digest), discard. A name that was
+given elsewhere, which everything has already, is marked by `there`.
 """
 
 from __future__ import annotations
@@ -136,9 +137,12 @@ class Corrections:
 
     @property
     def pending(self) -> int:
-        """How many corrections there are since a classifier was accepted, those undone apart."""
+        """How many corrections there are since a classifier was accepted, those undone apart.
+
+        Names that were given elsewhere are none.
+        """
         since = self._bounds[-1]["seq"] if self.accepted else 0
-        return sum(entry["seq"] > since for entry in self._done)
+        return sum(entry["seq"] > since and not entry.get("there") for entry in self._done)
 
     @property
     def next_group(self) -> int:

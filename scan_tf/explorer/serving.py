@@ -63,6 +63,7 @@ def running(session: Session, keys: Keys, listening: socket.socket) -> Iterator[
     """The server in a thread of its own, where it takes no signals; it ends with the context."""
     config = uvicorn.Config(
         web.application(session, keys),
+        log_config=None,  # its own would close the handlers of the whole program
         log_level="warning",
         access_log=False,
         lifespan="off",

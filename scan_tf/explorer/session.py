@@ -297,7 +297,8 @@ class Session:
         for column, group in enumerate(self.images.columns):
             name = there.get(column, "")
             if name and group in state.groups and state.names.get(group, "") != name:
-                self._save(self.corrections.checked({"do": "name", "group": group, "name": name}))
+                action = {"do": "name", "group": group, "name": name}
+                self._save(self.corrections.checked(action) | {"there": True})
 
     def _give_names(self) -> None:
         """Write the names of those clusters of the classifier that are still there."""

@@ -32,8 +32,11 @@ _KINDS = {
     "dialogs.js": "text/javascript",
     "grid.js": "text/javascript",
     "map.js": "text/javascript",
+    "plane.js": "text/javascript",
     "server.js": "text/javascript",
 }
+# Those that the report has in it too.
+_SHARED = ("plane.js",)
 # An address of an image has the key of the session in it, so that it never means another one.
 _KEEP = {"Cache-Control": "private, max-age=86400, immutable"}
 _log = logging.getLogger(__name__)
@@ -164,4 +167,5 @@ def _error(status: int, why: str, seq: int | None = None) -> JSONResponse:
 
 
 def _file(name: str) -> bytes:
-    return resources.files(__package__).joinpath(name).read_bytes()
+    package = "scan_tf.evaluation" if name in _SHARED else __package__
+    return resources.files(package).joinpath(name).read_bytes()

@@ -196,14 +196,14 @@ def score(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]
         pretext: the trained pretext; None: the run has none.
 
     Returns:
-        kmeans_features (None without a pretext) and kmeans_pixels, as `probes.kmeans_scores`
-        gives them. pretext: on the evaluated images, features: the scores by "backbone" and by
-        "projection", as `feature_scores.score` gives them; neighbor_features: by which of them
-        neighbours are found, and of it knn_acc and kmeans_features; linear_probe_acc and
-        linear_probe_protocol, of the backbone. Of the training images, whatever is evaluated,
-        neighbor_purity and neighbor_recall of the mined neighbours, neighbor_purity_by_k (K as
-        text -> purity) and neighbor_purity_chance; note. What needs labels, or a stage that is
-        missing, is None.
+        kmeans_features (None without a pretext), kmeans_pixels and kmeans_colors, as
+        `probes.kmeans_scores` gives them; None without labels to compare with. pretext: on the
+        evaluated images, features: the scores by "backbone" and by "projection", as
+        `feature_scores.score` gives them; neighbor_features: by which of them neighbours are found,
+        and of it knn_acc and kmeans_features; linear_probe_acc and linear_probe_protocol, of the
+        backbone. Of the training images, whatever is evaluated, neighbor_purity and
+        neighbor_recall of the mined neighbours, neighbor_purity_by_k (K as text -> purity) and
+        neighbor_purity_chance; note. What needs labels, or a stage that is missing, is None.
     """
     train, config = run.train_images, run.config.evaluate
     scores: dict[str, Any] = dict.fromkeys(
@@ -226,33 +226,33 @@ def score(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]
         "restarts": config.kmeans_restarts,
         "seed": run.config.seed,
     }
-    on_features = None
+    told: dict[str, Any] = dict.fromkeys(("kmeans_features", "kmeans_pixels", "kmeans_colors"))
     if pretext is None:
         scores["note"] = NO_PRETEXT
     else:
         bank, queries = _embedded(run, pretext, images)
         scores["neighbor_features"] = features.mined_by(run.config, pretext)
-        bar = _bar(run, "k-means on features")
-        on_features = probes.kmeans_scores(bank, queries, images.labels, **how, progress=bar)
         scores |= _neighborhoods(run, bank)
-        found = feature_scores.score(
-            run,
-            images,
-            pretext,
-            (bank, queries),
-            on_features,
-            kmeans=how | {"progress": bar},
-            leave_one_out=_trained_on(images),
-        )
-        if found:
-            scores |= _main_scores(found, scores["neighbor_features"], images)
-    told: dict[str, Any] = {}
-    for name, rows in (("pixels", probes.thumbnails), ("colors", probes.color_histograms)):
-        bar = _bar(run, f"k-means on {'colours' if name == 'colors' else name}")
+        if images.labels is not None:
+            how["progress"] = _bar(run, "k-means on features")
+            told["kmeans_features"] = probes.kmeans_scores(bank, queries, images.labels, **how)
+            found = feature_scores.score(
+                run,
+                images,
+                pretext,
+                (bank, queries),
+                told["kmeans_features"],
+                kmeans=how,
+                leave_one_out=_trained_on(images),
+            )
+            if found:
+                scores |= _main_scores(found, scores["neighbor_features"], images)
+    plain = (("pixels", probes.thumbnails), ("colors", probes.color_histograms))
+    for name, rows in plain if images.labels is not None else ():
+        how["progress"] = _bar(run, f"k-means on {'colours' if name == 'colors' else name}")
         sides = rows(train.images), rows(images.images)
-        found = probes.kmeans_scores(*sides, images.labels, **how, progress=bar)
-        told[f"kmeans_{name}"] = found
-    return {"pretext": scores, "kmeans_features": on_features, **told}
+        told[f"kmeans_{name}"] = probes.kmeans_scores(*sides, images.labels, **how)
+    return {"pretext": scores, **told}
 
 
 def _scored_once(run: Run, images: ImageSet, pretext: Pretext | None) -> dict[str, Any]:

@@ -23,6 +23,8 @@ _CACHED = 0.01
 # k-means, pictures, tracing and writing; those of the report grow by this with every image.
 _FIXED_S = {"neighbors": 5.0, "evaluate": 25.0, "export": 15.0}
 _REPORTED_S = 5e-4
+# Every image of the map costs so much more; measured on one core of a Xeon with AMX.
+_MAPPED_S = 5e-3
 # Images that the guard of the last stage looks at, at most: a pass over them is to cost next to
 # nothing.
 MOST_GUARDED = 2000
@@ -48,6 +50,13 @@ class Seen:
 def trained(config: Config) -> list[str]:
     """The stages that train something: not a pretext that brings a finished network."""
     return [s for s in TRAINED if getattr(config, s).epochs and passes(config, s)]
+
+
+def title(config: Config, stage: str) -> str:
+    """What a stage does, in words."""
+    if stage == TRAINED[0] and not passes(config, stage):
+        return "features of a finished network"
+    return STAGES[stage].title
 
 
 def passes(config: Config, stage: str) -> float:
@@ -110,6 +119,7 @@ def remaining(config: Config, seen: Mapping[str, Seen]) -> dict[str, float]:
     left = dict.fromkeys(STAGES, 0.0)
     left["neighbors"] = images * _FORWARD * pass_s
     left["evaluate"] = images * (pass_s + _REPORTED_S)
+    left["evaluate"] += min(images, config.evaluate.map_points) * _MAPPED_S
     for stage in stages:
         if stage in seen:
             left[stage] = (seen[stage].total - seen[stage].step) / seen[stage].steps_per_second

@@ -20,10 +20,12 @@ import tensorflow as tf
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.methods.task import Pretext
 from scan_tf.models import torch_files
-from scan_tf.models.heads import ProjectionHead, new_heads
+from scan_tf.models.frozen import Frozen
+from scan_tf.models.heads import ClusterHeads, ProjectionHead, new_heads
+from scan_tf.models.resnet import ResNet
 from scan_tf.models.torch_names import load_torch, to_torch
 from scan_tf.models.weights import save_weights
-from scan_tf.pipeline import build, features
+from scan_tf.pipeline import build, corrected, features
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import TRAINED
 from scan_tf.storage import files
@@ -100,27 +102,32 @@ def export_torch(run: Run) -> Path:
 
     They have the names and the form that the official code reads: a bare state dict of the
     pretext (with `contrastive_head.` where it has that projector) and of the self-labelled model,
-    and `{"model": state dict, "head": 0}` with the one head that was kept for SCAN.
+    and `{"model": state dict, "head": 0}` with the one head that was kept for SCAN. Where the
+    clustering was corrected by hand, `corrected.pth.tar` is what came of it, in the form of the
+    self-labelled model; the stages are as they were trained.
 
     Returns:
         The folder.
 
     Raises:
-        StageError: no stage is done, one was made with another config, or PyTorch is missing.
+        StageError: no stage is done, one was made with another config, PyTorch is missing, or the
+            networks are none that the official code has.
     """
     folder = run.root / "export-torch"
     done = [stage for stage in TRAINED if run.is_done(stage)]
     if not done:
         run.require(TRAINED[0])
+    if any(stage != TRAINED[0] for stage in done) and corrected.load(run, warn=True) is not None:
+        done.append(corrected.NAME)
+    tensors = {stage: _tensors_of(run, stage) for stage in done}
     run.claim()
-    for stage in TRAINED:
+    for stage in (*TRAINED, corrected.NAME):
         path = folder / f"{stage}.pth.tar"
-        if stage in done:
+        if stage in tensors:
             with files.atomic(path) as temporary:
-                head = 0 if stage == "scan" else None
-                torch_files.write(temporary, _tensors_of(run, stage), head)
+                torch_files.write(temporary, tensors[stage], 0 if stage == "scan" else None)
         else:
-            path.unlink(missing_ok=True)  # of a stage that has been deleted since
+            path.unlink(missing_ok=True)  # of a stage or corrections that are gone since
     return folder
 
 
@@ -266,13 +273,32 @@ def _architecture(tensors: Tensors) -> str:
 
 
 def _tensors_of(run: Run, stage: str) -> Tensors:
-    """The tensors of a finished stage under their official names."""
+    """The tensors of a finished stage, or of what was corrected, under their official names."""
     if stage == "pretext":
         task = build.trained_pretext(run)
+        _require_official(run, stage, task.backbone)
         tensors = to_torch(task.backbone, _BACKBONE)
         for network in task.networks.values():
             if isinstance(network, ProjectionHead):
                 tensors |= to_torch(network, _PROJECTOR)
         return tensors
-    backbone, heads = build.trained_clusters(run, stage)
+    shown = stage == corrected.NAME
+    backbone, heads = build.shown_clusters(run) if shown else build.trained_clusters(run, stage)
+    _require_official(run, stage, backbone, heads)
     return to_torch(backbone, _BACKBONE) | to_torch(heads, _CLUSTERS)
+
+
+def _require_official(run: Run, stage: str, backbone: Any, heads: Any = None) -> None:
+    """Refuse networks that the official code does not have. Raises StageError."""
+    for network, known, name in (
+        (backbone, ResNet, "ResNets that were trained from the beginning"),
+        (heads, ClusterHeads, "linear heads"),
+    ):
+        if network is not None and not isinstance(network, known):
+            frozen = isinstance(network, Frozen)
+            what = "a pretrained network" if frozen else type(network).__name__
+            raise StageError(
+                f"--format torch: the stage '{stage}' of {run.root} has {what}, and the official "
+                f"code knows {name} alone. Other forms take it: "
+                "--format savedmodel, litert or onnx."
+            )

@@ -14,7 +14,7 @@ from scan_tf.evaluation import abstention, report_lines, report_page
 from scan_tf.evaluation.assignments import Clustering
 from scan_tf.evaluation.page_data import StageFacts
 from scan_tf.features import neighbors
-from scan_tf.pipeline import corrected, reports
+from scan_tf.pipeline import build, corrected, plan, reports
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.pipeline.stage import STAGES, labels
 from scan_tf.storage.files import read_metrics
@@ -68,7 +68,7 @@ def write(
         ],
         settings=config.dump(run.config),
         environment=_environment(run),
-        calibrated=clustering.raw is not None,
+        calibrated=_is_calibrated(run, clustering),
         feature_scores=found["pretext"].get("features"),
         points=points,
         seed=run.config.seed,
@@ -94,4 +94,12 @@ def _environment(run: Run) -> dict[str, Any]:
 def _facts(run: Run, stage: str) -> StageFacts:
     rows = read_metrics(run.sealed(stage, "metrics.jsonl"))
     name = STAGES[stage].label or stage
-    return StageFacts(name, STAGES[stage].title, run.record(stage).wall_time_s, rows)
+    title = plan.title(run.config, stage)
+    return StageFacts(name, title, run.record(stage).wall_time_s, rows)
+
+
+def _is_calibrated(run: Run, clustering: Clustering) -> bool:
+    """Whether the probabilities have a temperature, also where they were read from a file."""
+    if clustering.name == corrected.NAME:
+        return False
+    return clustering.raw is not None or build.temperature(run, clustering.name) != 1

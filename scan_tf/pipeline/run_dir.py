@@ -57,6 +57,7 @@ class Run:
         self.root = root
         self._images: dict[Split, ImageSet | None] = {}
         self._digests: dict[str, np.ndarray] = {}
+        self.told: set[str] = set()  # stages that are known to whoever watches to be done
         self.scores: dict[str, Any] = {}  # what `evaluate` computes once for runs that share images
         self._writing: writing.Writing | None = None
 

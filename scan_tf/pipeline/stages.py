@@ -22,6 +22,7 @@ from scan_tf.pipeline import (
     features,
     helping,
     learning,
+    plan,
     savedmodel,
     sizes,
     status,
@@ -121,7 +122,9 @@ def run_stage(run: Run, stage: str) -> None:
     """
     if run.is_done(stage):
         helping.tell(run, stage, False)
-        print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
+        if stage not in run.told:  # by the fitting of a schedule, which begins with it
+            print(f"{stage}: done before, in {run.record(stage).wall_time_s:.0f} s; skipped.")
+        run.told.add(stage)
         _remember_place(run)
         return
     if is_left_out(run.config, stage):
@@ -131,7 +134,7 @@ def run_stage(run: Run, stage: str) -> None:
     run.write_config()
     if stage == "scan":
         deciding.decide(run)
-    print(f"{stage}: {STAGES[stage].title}")
+    print(f"{stage}: {plan.title(run.config, stage)}")
     module = importlib.import_module(f"{__package__}.{stage}")
     with run.working(stage) as result:
         helping.tell(run, stage, True)
@@ -146,6 +149,7 @@ def run_stage(run: Run, stage: str) -> None:
             steps = status.steps(run.folder(stage))
             print(f"  finished at step {steps['step']:,} of {steps['total']:,}")
             result["finished_at_step"] = steps["step"]
+    run.told.add(stage)
 
 
 def _remember_place(run: Run) -> None:

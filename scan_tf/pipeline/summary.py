@@ -32,9 +32,10 @@ def lines(run: Run, evaluated: ImageSet) -> Iterator[str]:
         if images.skipped:
             yield f"  {images.split}: {len(images.skipped):,} files left out, which cannot be read"
     if train.paths is not None:
-        if head := headers.in_words(train.paths):
-            yield f"  {head}"
-        for line in quality.look(train.images).lines(train.paths):
+        if heads := headers.look(train.paths):
+            yield f"  {heads.text}"
+        side = size if heads is None else heads.side
+        for line in quality.look(train.images, side=side).lines(train.paths):
             yield f"  {line}"
     if train.labels is None:
         yield "  no labels: scores that compare with them are left out"

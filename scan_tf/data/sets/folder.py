@@ -193,8 +193,8 @@ def _warn_of_small(root: Path, files: Sequence[Path], size: int) -> None:
     if side < size:
         _log.warning(
             "%s: most images are smaller than data.image_size=%d, about %d pixels: they are "
-            "enlarged. A network that learns from them takes %.1f times as long as with "
-            "data.image_size=%d; one that was trained on photos may well see more.",
+            "enlarged. A network that was trained on photos may well see more then; one that "
+            "learns from these images takes %.1f times as long as with data.image_size=%d.",
             *(root, size, side, (size / side) ** 2, side),
         )
 
