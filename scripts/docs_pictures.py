@@ -11,6 +11,7 @@ of the run, by chromium and chromedriver and the development tools.
 from __future__ import annotations
 
 import argparse
+import importlib
 import shutil
 import sys
 import tempfile
@@ -130,9 +131,8 @@ def _confidence(stages: dict[str, np.ndarray]) -> None:
 def _explorer(root: Path) -> None:
     """The explorer with a few corrections: on a desk, what they change, and on a phone."""
     sys.path.insert(0, str(_FOLDER.parents[1] / "tests"))
-    import browser
-    import explorer_run
-
+    # What the tests of the explorer open it with.
+    browser, explorer_run = map(importlib.import_module, ("browser", "explorer_run"))
     (root / "status" / ".lock").unlink(missing_ok=True)
     with browser.started() as window, explorer_run.served(root) as (session, client):
         page = _Shots(window, client.keys.address)

@@ -30,8 +30,7 @@ from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, TRAINED, since,
 from scan_tf.settings.schema import Section
 from scan_tf.storage import files, writing
 
-# Of the runtime section only these change the numbers.
-_NUMERIC_RUNTIME = ("dtype", "jit_compile")
+_NUMERIC_RUNTIME = ("dtype", "jit_compile")  # no others change the numbers
 # Settings that say where images are, how they are checked and how they are read, not what they are.
 WHERE = ("data.path", "data.strict")
 _HOW_READ = ("decode_mib", "streaming", "cache")
