@@ -42,6 +42,8 @@ from torture_table import table
 
 # Commands that are a part.
 _TOGETHER = 5
+# Kills of programs that compile their steps, for each of a case that does not.
+_COMPILED_SHARE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parts(arguments: argparse.Namespace) -> list[Part]:
     """What is to be tried; what takes longest comes first."""
     cases: list[str] = arguments.cases
-    # A kill of a program that compiles takes four times as long.
-    shares = [1 if case == torture_cases.COMPILED else 2 for case in cases]
+    shares = [_COMPILED_SHARE if case == torture_cases.COMPILED else 1 for case in cases]
     ends = [arguments.kills * sum(shares[: n + 1]) // sum(shares) for n in range(len(cases))]
     killed = [
         Part(case, kills=end - start)

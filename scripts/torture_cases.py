@@ -26,7 +26,7 @@ _CONFIG: dict[str, Any] = {
         "tensorboard": False,
     },
 }
-# Every program loads TensorFlow and compiles its steps, as users' do; see `torture_fork`.
+# Every program of this one loads TensorFlow and compiles its steps, as users' do.
 COMPILED = "compiled"
 # Settings in which a case differs: each has state of another kind beside the weights.
 CASES: dict[str, dict[str, dict[str, Any]]] = {

@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # The program of this checkout, wherever the script is started; what it says is seen at once.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 _SEEN_S = 0.005
 _EAGER = "import tensorflow as tf\ntf.config.run_functions_eagerly(True)\n"
@@ -164,7 +165,6 @@ def _load() -> None:
     if "tensorflow" in sys.modules:
         return
     sys.path.insert(0, str(ROOT))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for package in ("data", "augment", "models", "methods", "features", "training", "pipeline"):
         found = importlib.import_module(f"scan_tf.{package}")
         for module in pkgutil.iter_modules(found.__path__, f"scan_tf.{package}."):
