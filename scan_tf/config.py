@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scan_tf.settings import reading
+from scan_tf.errors import ConfigError
+from scan_tf.settings import reading, sealed
 from scan_tf.settings.reading import dump as dump
 from scan_tf.settings.reading import split_override as split_override
 from scan_tf.settings.reading import to_dict as to_dict
@@ -32,6 +33,9 @@ from scan_tf.settings.sections import RuntimeConfig as RuntimeConfig
 from scan_tf.settings.sections import ScanConfig as ScanConfig
 from scan_tf.settings.sections import SelfLabelConfig as SelfLabelConfig
 from scan_tf.settings.sections import TrainConfig as TrainConfig
+
+# Of the settings, in a run directory.
+COPY = "config.yaml"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,20 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         ConfigError: the file is missing or no YAML, or a setting is bad.
     """
     return from_dict(reading.read_tree(Config, Path(path), overrides))
+
+
+def load_run(root: Path, overrides: Iterable[str] = ()) -> Config:
+    """The settings of the run in a directory, as `load`; damage of its copy is warned of.
+
+    Raises:
+        ConfigError: there is no run, or a setting is bad.
+    """
+    path = root / COPY
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
+    found = load(path, overrides)
+    sealed.warn_of_changes(path)
+    return found
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -56,6 +57,8 @@ class Program:
         os.set_blocking(self._write, False)
         for number in _NUMBERS:
             self._before[number] = signal.signal(number, self._raise)
+        self._hooks = sys.excepthook, sys.unraisablehook
+        sys.excepthook, sys.unraisablehook = self._print, self._print_unraisable
         # The number is written there at once, by C code, while Python's handler waits its turn.
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -66,6 +69,7 @@ class Program:
         if not self._before:
             return
         self._over.set()
+        sys.excepthook, sys.unraisablehook = self._hooks
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
@@ -80,6 +84,15 @@ class Program:
         raise Interrupted(
             number, f"{'interrupted' if number == signal.SIGINT else 'terminated'}. {GO_ON}"
         )
+
+    def _print(self, *error: Any) -> None:
+        """Called by C code that prints an error and goes on, as TensorFlow's does."""
+        if not self.number:  # else it comes of the interruption
+            self._hooks[0](*error)
+
+    def _print_unraisable(self, found: sys.UnraisableHookArgs) -> None:
+        if not (found.exc_type and issubclass(found.exc_type, Interrupted)):
+            self._hooks[1](found)
 
     def _watch(self) -> None:
         while not self._over.is_set():

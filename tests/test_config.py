@@ -13,7 +13,7 @@ from scan_tf import config
 from scan_tf.errors import ConfigError
 from scan_tf.methods import catalog
 from scan_tf.methods.clustering import scan
-from scan_tf.settings import schema
+from scan_tf.settings import schema, sealed
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -426,4 +426,27 @@ def test_a_setting_in_words():
     assert (found["pretext.epochs"].default, found["pretext.epochs"].help) == (
         "200",
         "passes over the images",
+    )
+
+
+# The copy of a run
+
+
+def test_the_copy_of_a_run_tells_damage_from_what_was_written(tmp_path, caplog):
+    text = sealed.seal("seed: 4\n")
+    path = tmp_path / "config.yaml"
+    for written in (text, "seed: 4\n"):
+        path.write_text(written)
+        assert config.load_run(tmp_path).seed == 4
+    assert not caplog.messages
+    path.write_text(text.replace("4", "5", 1))  # a bit
+    assert config.load_run(tmp_path, ["name=x"]).seed == 5
+    (told,) = caplog.messages
+    assert told.startswith(f"{path}: is not as the program wrote it. ")
+    assert "settings of each stage are in status/" in told
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    assert message(config.load_run, tmp_path) == (
+        f"{tmp_path / 'config.yaml'}: no such file. Give --config, or the directory of a run."
     )

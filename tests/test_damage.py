@@ -13,12 +13,12 @@ from test_writing import another_process
 from tiny_runs import copy, opened, scan_tf, snapshot, weights
 
 from scan_tf import machine
-from scan_tf.errors import DataError
+from scan_tf.errors import DataError, StageError
 from scan_tf.evaluation.remarks import of_heads
 from scan_tf.models.torch_files import TorchFile
-from scan_tf.pipeline import porting, run_dir
+from scan_tf.pipeline import doubt, embeddings, neighbors, porting, run_dir, seen_images
 from scan_tf.pipeline.stage import STAGES
-from scan_tf.storage.files import read_metrics
+from scan_tf.storage.files import read_metrics, read_npz
 
 
 def refused(capsys: pytest.CaptureFixture[str], *command: Any, code: int = 2) -> str:
@@ -54,6 +54,31 @@ def test_a_flipped_bit_is_refused_with_the_command_that_restores_it(
     line = refused(capsys, command, "--run-dir", run)
     assert f"{run / file}: damaged" in line
     assert way in line
+
+
+@pytest.mark.parametrize(
+    ("file", "read", "way"),
+    [
+        ("eval/embeddings.npz", lambda run: embeddings.load(run / "eval"), "--redo evaluate"),
+        ("eval/reference.npz", lambda run: doubt.read(run / "eval"), "--redo evaluate"),
+        ("status/images.npz", seen_images.known, "remove it: it is made anew"),
+    ],
+)
+def test_what_has_no_seal_tells_too_what_restores_it(finished, tmp_path, file, read, way):
+    run = copy(finished, tmp_path / "run")
+    flip(run / file)
+    with pytest.raises(StageError, match=f"{file}: damaged .*{way}"):
+        read(run)
+
+
+def test_damaged_features_are_computed_anew(finished, tmp_path, monkeypatch, caplog):
+    run = copy(finished, tmp_path / "run")
+    flip(run / "neighbors" / "features.npz")
+    monkeypatch.setattr(neighbors.build, "trained_pretext", lambda _: None)
+    monkeypatch.setattr(neighbors, "of_pretext", lambda *_: np.ones((2, 2), np.float32))
+    assert {*neighbors.features(opened(run))} == {"train", "test"}
+    assert "features.npz: damaged" in caplog.text
+    assert read_npz(run / "neighbors" / "features.npz")[0]["train"].shape == (2, 2)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null"])

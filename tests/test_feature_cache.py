@@ -94,10 +94,23 @@ def test_an_interrupted_computation_goes_on(rng, tmp_path, chunks):
     with pytest.raises((KeyboardInterrupt, tf.errors.OpError)):
         run(Network(stop_after=24), images, tmp_path)
     (state,) = tmp_path.glob("*.json")
-    assert json.loads(state.read_text())["rows"] == 16
+    assert [end for end, _ in json.loads(state.read_text())["pieces"]] == [16]
     network = Network()
     np.testing.assert_allclose(run(network, images, tmp_path), expected(images), atol=1e-5)
     assert network.images == 24  # and not 40: two of five batches were there
+
+
+def test_from_a_flipped_bit_on_it_is_computed_anew(rng, tmp_path, chunks, caplog):
+    images = image_set(rng)
+    first = run(Network(), images, tmp_path).copy()
+    (path,) = tmp_path.glob("*.npy")
+    content = bytearray(path.read_bytes())
+    content[-20 * 6 * 4] ^= 1  # in row 17 of 37, whose piece begins with row 16
+    path.write_bytes(content)
+    network = Network()
+    np.testing.assert_array_equal(run(network, images, tmp_path), first)
+    assert network.images == 24
+    assert f"{path}: damaged (row 16 or one after it" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["cut", "no state", "bad state", "too many rows", "other shape"])
@@ -112,7 +125,7 @@ def test_a_damaged_file_is_made_anew(rng, tmp_path, chunks, damage):
     elif damage == "other shape":
         np.save(path, np.zeros((36, 6), np.float32))
     else:
-        state.write_text("{" if damage == "bad state" else '{"rows": 38}')
+        state.write_text("{" if damage == "bad state" else '{"pieces": [[38, ""]]}')
     network = Network()
     np.testing.assert_allclose(run(network, images, tmp_path), expected(images), atol=1e-5)
     assert network.images == 40

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from scan_tf.models import torch_files
 from scan_tf.pipeline.fitting import fit
 from scan_tf.storage import files
 
+ROOT = Path(__file__).parents[1]
 ROWS = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32)
 NO_ROOM = r"^{folder}: (more than )?\d+ [KM]iB are needed there \(.*are free\)\. Make room and run"
 
@@ -168,6 +171,22 @@ def test_whoever_notices_the_full_disk_the_user_gets_a_line(error, told, capsys)
     assert text.startswith(f"scan-tf: {told}")
     assert text.endswith("Make room and run the same command again.\n")
     assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_where_the_output_itself_has_no_room_the_program_ends_with_2(tmp_path, stream):
+    path = tmp_path / "log"
+    command = [sys.executable, "-m", "scan_tf.cli", "settings"]
+    if stream == "stderr":
+        command += ["none.such"]
+    with open(path, "wb") as log, no_room(1):
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        done = subprocess.run(command, cwd=ROOT, text=True, **{**streams, stream: log})
+    assert done.returncode == 2
+    assert path.stat().st_size == 1
+    if stream == "stdout":
+        assert done.stderr.startswith("scan-tf: no room: ")
+        assert "Traceback" not in done.stderr
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):

@@ -12,6 +12,7 @@ from tiny_runs import copy, opened, scan_tf, weights
 from scan_tf import config
 from scan_tf.evaluation import alarms
 from scan_tf.pipeline import stages
+from scan_tf.storage import files
 from scan_tf.storage.files import read_metrics
 
 # Of three clusters, of which the last is to be empty in the end.
@@ -68,6 +69,18 @@ def test_it_goes_back_to_the_last_epoch_that_did_no_harm(finished, tmp_path, ent
     other = guarded(finished, tmp_path / "other", "selflabel.epochs=1", "selflabel.guard=none")
     stages.run_stage(other, "selflabel")
     np.testing.assert_equal(weights(work.root, "selflabel"), weights(other.root, "selflabel"))
+    # After a kill, and on another number of threads, the second epoch came out otherwise: what was
+    # stored before the kill is what is kept, and told.
+    path, second = work.root / "selflabel" / "best.npz", {"epoch": 2, "size_entropy": EVEN}
+    arrays, manifest = files.read_npz(path)
+    assert manifest["extra"]["epoch"] == 1
+    files.write_npz(path, arrays, {**manifest, "extra": second})
+    for name in ("status/selflabel.json", "selflabel/weights.npz"):
+        (work.root / name).unlink()
+    entropies.append(EVEN)
+    stages.run_stage(opened(work.root), "selflabel")
+    result = work.record("selflabel").result
+    assert (result["kept_epoch"], result["alarms_after"]) == (2, second)
 
 
 @pytest.mark.usefixtures("eager")

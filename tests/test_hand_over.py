@@ -82,6 +82,7 @@ def test_names_are_everywhere(run, capsys):
         ("cat", "'cat': expected CLUSTER=NAME, such as 3=cat"),
         ("x=cat", "expected CLUSTER=NAME"),
         ("3=cat", "expected a cluster of 0 to 2, got 3"),
+        (f"{'9' * 5000}=cat", "expected a cluster of 0 to 2, got 9999999999 ... 9999999999."),
         ("1=a\nb", "expected 1 to 100 characters in one line"),
         (f"1={'x' * 101}", "expected 1 to 100 characters"),
         ("1==SUM(A1)", "would be a formula to a spreadsheet"),

@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scan_tf.data.decoding import Budget, Limits, decode
-from scan_tf.errors import DataError, StageError
-from scan_tf.pipeline import record
+from scan_tf.errors import ConfigError, DataError, ScanError, StageError
+from scan_tf.explorer.journal import Journal
+from scan_tf.handover import undo_file
+from scan_tf.models.given import Given
+from scan_tf.pipeline import names, record
 from scan_tf.storage import files
 
 # `make fuzz` sets it.
@@ -104,3 +107,55 @@ def test_a_damaged_archive_is_refused_or_the_same(tmp_path: Path, data: st.DataO
     (tmp_path / "a.npz").write_bytes(data.draw(damaged(whole)))
     with contextlib.suppress(StageError):
         np.testing.assert_equal(files.read_npz(tmp_path / "a.npz"), known)
+
+
+@fuzz
+@given(st.data())
+def test_any_bytes_are_features_or_refused(tmp_path: Path, data: st.DataObject):
+    path = tmp_path / data.draw(st.sampled_from(["x.npy", "x.npz"]))
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    if path.suffix == ".npy":
+        np.save(path, rows)
+    else:
+        np.savez(path, features=rows, paths=np.array(["a", "b", "c", "d"]))
+    whole = path.read_bytes()
+    path.write_bytes(data.draw(st.binary(max_size=200) | damaged(whole)))
+    with contextlib.suppress(ScanError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = Given(path, image_size=8)
+        assert found.of(None, 4, None).shape == (4, found.feature_dim)
+
+
+LINES = st.binary(max_size=40) | JSON.map(lambda tree: json.dumps(tree).encode())
+
+
+@fuzz
+@given(st.lists(LINES, max_size=5), st.integers(0, 3))
+def test_any_lines_are_an_undo_file_or_refused(tmp_path: Path, lines: list[bytes], number: int):
+    path = tmp_path / undo_file.NAME
+    undo_file.write(path, [])
+    deep = [b"[" * 100_000] if not number else []
+    path.write_bytes(path.read_bytes() + b"\n".join([*deep, *lines]))
+    with contextlib.suppress(DataError):
+        undo_file.read(path)
+
+
+@fuzz
+@given(st.lists(LINES, max_size=5))
+def test_any_lines_are_a_journal_or_refused(tmp_path: Path, lines: list[bytes]):
+    path = tmp_path / "journal.jsonl"
+    path.unlink(missing_ok=True)
+    Journal(path, {"sha256": "x"}).close()
+    path.write_bytes(path.read_bytes() + b"\n".join(lines))
+    with contextlib.suppress(StageError):
+        Journal(path, {"sha256": "x"}).close()
+
+
+@fuzz
+@given(st.text(max_size=8), st.text(max_size=120), st.integers(1, 12))
+def test_any_text_names_a_cluster_or_is_refused(number: str, name: str, count: int):
+    with contextlib.suppress(ConfigError):
+        found = names.parse([f"{number}={name}"], count)
+        assert [*found] == [int(number)]
+        assert all(0 <= cluster < count for cluster in found)
+        assert all(text == text.strip() and text.isprintable() for text in found.values())

@@ -212,7 +212,8 @@ def test_what_is_no_undo_file_is_refused(root, tmp_path):
     victim.parent.mkdir()
     victim.write_text("mine")
     (tmp_path / "out").mkdir()
-    for place in ("../victim/file", str(victim), "../victim", "a/../../victim/file", "victim"):
+    outside = ("../victim/file", str(victim), "../victim", "a/../../victim/file", "victim")
+    for place in (*outside, "a/b\0", "a\ud800/b"):
         path = tmp_path / "out" / "undo.jsonl"
         undo_file.write(path, [])
         line = {"source": str(victim), "place": place, "action": "copy", "size": 4, "mtime_ns": 0}

@@ -333,7 +333,7 @@ def test_what_does_not_go_with_seeds_is_refused(swept, arguments, part, capsys):
     assert snapshot(swept) == before
 
 
-@pytest.mark.parametrize("seeds", [("x",), ("-1",), ("scan.epochs=3",), ("1.5",)])
+@pytest.mark.parametrize("seeds", [("x",), ("9" * 5000,), ("-1",), ("scan.epochs=3",), ("1.5",)])
 def test_seeds_are_whole_numbers(swept, seeds, capsys):
     with pytest.raises(SystemExit) as end:
         scan_tf("evaluate", "--run-dir", swept, "--seeds", *seeds)

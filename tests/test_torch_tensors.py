@@ -19,6 +19,8 @@ from scan_tf.models import torch_tensors
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'scan-tf[torch]'")
 
+# `make fuzz` sets it.
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
 formats = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
 
 
@@ -268,7 +270,7 @@ def check_fuzzed(path):
         torch_tensors.load(path)
 
 
-@hypothesis.settings(deadline=None, max_examples=400)
+@hypothesis.settings(deadline=None, max_examples=EXAMPLES)
 @hypothesis.given(st.data())
 def test_damaged_bytes(tmp_path_factory, small_files, data):
     """Overwritten, cut or inserted."""
@@ -290,7 +292,7 @@ PIECES = st.one_of(
 )
 
 
-@hypothesis.settings(deadline=None, max_examples=400)
+@hypothesis.settings(deadline=None, max_examples=EXAMPLES)
 @hypothesis.given(st.lists(PIECES, max_size=40))
 def test_random_programs(tmp_path_factory, pieces):
     path = tmp_path_factory.getbasetemp() / "random.pth"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torture
-import torture_commands
-from torture_runs import CASES, Torture, equal
+from torture_cases import CASES
+from torture_commands import COMMANDS
+from torture_faults import FAULTS
+from torture_results import equal
+from torture_runs import Torture
 from torture_table import table
 
 
@@ -29,11 +30,23 @@ def test_parts_of_a_torture_are_added_up(tmp_path, capsys):
         part.tell(results)
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert [row["wrong"] for row in rows] == [[], [], [], ["lost"]]
-    found = table(results).splitlines()[-1]
+    *_, found, _, slowest = table(results).splitlines()
+    assert slowest == "The slowest end after a signal took 0.0 s."
     assert found.startswith("| SIGKILL | 4 | scan 4 | the same command goes on | 1 | `")
     assert rows[0]["commit"] in found
     assert torture.main(["--table", str(results)]) == 0
     assert "| SIGKILL | 4 |" in capsys.readouterr().out
+
+
+def test_by_default_every_case_fault_and_command_is_tried():
+    arguments = torture._parser().parse_args(["--faults", "--commands"])
+    parts = torture.parts(arguments)
+    assert sum(part.kills for part in parts) == 100
+    assert {part.case for part in parts if part.kills} == set(CASES)
+    assert [part.fault for part in parts if part.fault] == [*FAULTS]
+    assert [name for part in parts for name in part.commands] == [*COMMANDS]
+    few = torture._parser().parse_args(["--kills", "3", "--cases", "moco", "byol"])
+    assert [(part.case, part.kills) for part in torture.parts(few)] == [("moco", 1), ("byol", 2)]
 
 
 def test_the_same_seed_kills_at_the_same_moments(tmp_path):
@@ -48,25 +61,17 @@ def test_every_case_is_a_config(tmp_path):
         run = Torture(tmp_path, 0, 5).new(case, case)
         found = config.load(run / "config.yaml", [])
         assert found.scan.epochs == 5
-        for stage, settings in changes.items():
-            assert settings.items() >= {"name": getattr(found, stage).name}.items() or (
-                "name" not in settings
-            )
+        for section, settings in changes.items():
+            there = getattr(found, section)
+            wanted = {key: value for key, value in settings.items() if value is not None}
+            assert {key: getattr(there, key) for key in wanted} == wanted
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_random_moments_loses_nothing():
-    # In a process of its own, of which copies become the program.
-    given = ["--quick", "--kills", "4", "--epochs", "3", "--seed", "1", "--cases", "moco"]
-    command = [sys.executable, torture.__file__, *given]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "the same bits as without faults, moco: tried" in done.stdout
-
-
-@pytest.mark.slow
-def test_a_full_disk_and_a_killed_pack_lose_nothing(capsys, tmp_path):
-    given = ["--kills", "0", "--epochs", "4", "--cases", "simclr", "--folder", str(tmp_path)]
+def test_what_is_killed_at_random_moments_loses_nothing(tmp_path, capfd):
+    given = ["--kills", "4", "--seed", "1", "--cases", "moco", "--folder", str(tmp_path)]
     assert torture.main([*given, "--faults", "full-disk", "--commands", "pack", "unpack"]) == 0
-    assert "SIGKILL and the command again, pack" in capsys.readouterr().out
-    assert {"export", "sort", "prepare"} < set(torture_commands.COMMANDS)
+    rows = capfd.readouterr().out
+    assert "| run to its end |" in rows
+    assert "moco, after a full disk 1" in rows or "No file system can be made here" in rows
+    assert "unpack" in rows

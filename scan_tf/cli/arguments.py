@@ -172,7 +172,4 @@ def _settings(arguments: argparse.Namespace) -> tuple[Config, Path]:
             "--config: give a recipe (scan-tf configs lists them) or a YAML file, or --run-dir of "
             "an existing run."
         )
-    path = root / "config.yaml"
-    if not path.exists():
-        raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
-    return config.load(path, arguments.overrides), root
+    return config.load_run(root, arguments.overrides), root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import logging
 import os
@@ -39,31 +40,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     with signals.Program() as program, Writing.until_the_end():
         try:
             code = arguments.function(arguments) or 0
+            sys.stdout.flush()
         except Interrupted as error:
             code = error.exit_code
-            print(f"scan-tf: {error}", file=sys.stderr)
-            if arguments.command == "run":
-                print("Or end this stage with what it has learnt: add --finish.", file=sys.stderr)
+            or_finish = "\nOr end this stage with what it has learnt: add --finish."
+            _tell(f"{error}{or_finish if arguments.command == 'run' else ''}")
         except BaseException as error:
             if program.exit_code:  # it comes of the interruption
-                print(f"scan-tf: interrupted. {signals.GO_ON}", file=sys.stderr)
+                _tell(f"interrupted. {signals.GO_ON}")
                 code = program.exit_code
             else:
                 code = _failed(error)
     return program.exit_code or code
 
 
+def _tell(text: str) -> None:
+    """Print a line to stderr, as far as it can be written there."""
+    with contextlib.suppress(OSError):
+        print(f"scan-tf: {text}", file=sys.stderr)
+
+
 def _failed(error: BaseException) -> int:
     """Tell an error in a line; the exit code. What is no user's error is raised again."""
-    if isinstance(error, BrokenPipeError):  # what reads the output has seen enough
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads it, or it has no room: what is left of it is dropped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # what reads the output has seen enough
         return 0
     from scan_tf.storage import files  # loads NumPy
 
     if not isinstance(error, ScanError) and files.lacks_room(error):
         error = files.no_room(error)
     if isinstance(error, (ScanError, OSError)):
-        print(f"scan-tf: {error}", file=sys.stderr)
+        _tell(str(error))
         return getattr(error, "exit_code", ScanError.exit_code)
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and isinstance(error, tensorflow.errors.OpError):
@@ -75,7 +85,7 @@ def _failed(error: BaseException) -> int:
                 f"TensorFlow ({said}). Start the same command again in all processes: it goes on "
                 "from the last checkpoint."
             )
-        print(f"scan-tf: {said}", file=sys.stderr)
+        _tell(said)
         return ScanError.exit_code
     if isinstance(error, KeyboardInterrupt):  # outside of the main thread
         print(f"scan-tf: interrupted. {signals.GO_ON}", file=sys.stderr)
@@ -110,6 +120,7 @@ def _sort_seeds(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     """Tell the seeds after --seeds from overrides that follow them."""
     arguments.overrides += [text for text in arguments.seeds if shared.is_override(text)]
     seeds = [text for text in arguments.seeds if not shared.is_override(text)]
-    if not seeds or not all(text.isdecimal() for text in seeds):
+    # Python makes no number of thousands of digits.
+    if not seeds or not all(text.isdecimal() and len(text) < 20 for text in seeds):
         parser.error(f"--seeds: expected whole numbers, got '{' '.join(seeds)}'")
     arguments.seeds = [int(text) for text in seeds]

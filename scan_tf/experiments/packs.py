@@ -27,6 +27,7 @@ from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.pipeline import record as records
 from scan_tf.pipeline import seen_images
 from scan_tf.pipeline.stage import STAGES, TRAINED
+from scan_tf.settings.sealed import seal
 from scan_tf.storage import files, writing
 
 FORMAT = 2
@@ -302,7 +303,7 @@ def _move_data(root: Path, data_path: str) -> None:
     for path in root.rglob("config.yaml"):
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         tree["data"]["path"] = data_path
-        files.write_text(path, yaml.safe_dump(tree, sort_keys=False))
+        files.write_text(path, seal(yaml.safe_dump(tree, sort_keys=False)))
     for path in root.rglob("status/*.json"):
         run, stage = path.parents[1], path.stem
         record = records.read(run, stage)

@@ -1,13 +1,15 @@
 """Features of a frozen network, computed once: a file that grows, resumes and is found again.
 
 The file is named by the images' content and by the network, so that whatever changes either gets
-another file, and runs on the same images share one.
+another file, and runs on the same images share one. Its pieces have checksums: from the first one
+that is damaged on it is computed anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,9 @@ Storage = Literal["float16", "float32"]
 _CHUNK = 2048
 # What stays in the caches of a core: 32 images at 128 pixels go faster than 128 of them.
 BATCH_SIZE = 32
+# Of a piece of the file: the row after its last one, and its SHA-256.
+Piece = tuple[int, str]
+_log = logging.getLogger(__name__)
 
 
 def cached(
@@ -63,7 +68,8 @@ def cached(
     facts = (key, storage, content_digest(images.images))
     path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.npy"
     count = len(images)
-    done = _rows_done(path, count, storage)
+    pieces = _sound(path, count, storage)
+    done = pieces[-1][0] if pieces else 0
     if done < count:
         batch = min(batch_size, count)
         forward = _compiled(network, [batch, *images.images.shape[1:]])
@@ -86,7 +92,8 @@ def cached(
                     rows[first:last] = found[: last - first]
                     bar.update(last - first)
                 rows.flush()  # before the state says that they are there
-                write_text(path.with_suffix(".json"), json.dumps({"rows": end}) + "\n")
+                pieces.append((end, _digest(rows[start:end])))
+                write_text(path.with_suffix(".json"), json.dumps({"pieces": pieces}) + "\n")
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
@@ -98,15 +105,28 @@ def content_digest(images: Images) -> str:
     return content.hexdigest()
 
 
-def _rows_done(path: Path, count: int, storage: Storage) -> int:
-    """How many rows of the file are there; 0 where it has to be made anew."""
+def _sound(path: Path, count: int, storage: Storage) -> list[Piece]:
+    """The pieces of the file, from its beginning, that are as they were written."""
+    sound: list[Piece] = []
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-        done = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    fits = found.ndim == 2 and len(found) == count and found.dtype == storage
-    return done if fits and isinstance(done, int) and 0 <= done <= count else 0
+        pieces = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["pieces"]
+        if found.ndim != 2 or len(found) != count or found.dtype != storage:
+            return []
+        for end, digest in pieces:
+            start = sound[-1][0] if sound else 0
+            if not start < end <= count or _digest(found[start:end]) != digest:
+                raise ValueError(f"row {start} or one after it is not as it was written")
+            sound.append((end, digest))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        _log.warning("%s: damaged (%s); computed anew from there.", path, error)
+    return sound
+
+
+def _digest(rows: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()
 
 
 def _open(path: Path, done: int, shape: tuple[int, int], storage: Storage) -> np.memmap:

@@ -41,6 +41,8 @@ class Sorted:
         parts = PurePosixPath(self.place).parts
         if len(parts) != 2 or ".." in parts or "/" in parts or self.action not in ACTIONS:
             raise ValueError(f"expected FOLDER/FILE, got {self.place!r}, {self.action!r}")
+        if b"\0" in os.fsencode(self.place + self.source):
+            raise ValueError(f"expected the names of files, got {self.place!r}, {self.source!r}")
 
     @classmethod
     def of(cls, source: Path, place: str, action: Action) -> Sorted:

@@ -55,6 +55,8 @@ def read(path: Path) -> list[Sorted]:
             tree = json.loads(line)
         except ValueError:
             continue  # cut off by a kill, before its file was made; or the end
+        except RecursionError:
+            tree = None
         try:
             file = sorted_file.from_dict(tree)
         except (TypeError, ValueError) as error:

@@ -94,7 +94,8 @@ def load(run: Run, *, warn: bool = False) -> Corrected | None:
     path = run.root / FOLDER / FILE
     if not path.exists():
         return None
-    arrays, manifest = files.read_npz(path)
+    way = f"Take it from a copy, or take it away: scan-tf explore {run.root} --discard"
+    arrays, manifest = files.read_npz(path, way=way)
     if manifest["of"] != own_weights(run):
         if warn:
             _log.warning(

@@ -56,5 +56,6 @@ def read(folder: Path) -> Doubt | None:
     path = folder / FILE
     if not path.exists():
         return None
-    arrays, facts = files.read_npz(path)
+    way = f"An evaluation makes it: scan-tf evaluate --run-dir {folder.parent} --redo evaluate"
+    arrays, facts = files.read_npz(path, way=way)
     return Doubt(arrays["bank"], facts["far"], facts["below"], facts["how"])

@@ -88,12 +88,10 @@ def folder_of(run: Run, split: str | None) -> Path:
 def load(folder: Path) -> Embeddings:
     """What `store` kept. Raises StageError where it is missing or damaged."""
     path = folder / FILE
+    way = f"An evaluation makes it: scan-tf evaluate --run-dir {folder.parent} --redo evaluate"
     if not path.exists():
-        raise StageError(
-            f"{path}: no such file. An evaluation makes it: "
-            f"scan-tf evaluate --run-dir {folder.parent} --redo evaluate"
-        )
-    arrays, manifest = files.read_npz(path)
+        raise StageError(f"{path}: no such file. {way}")
+    arrays, manifest = files.read_npz(path, way=way)
     return Embeddings(
         features=arrays["features"],
         probs=arrays["probs"],

@@ -58,7 +58,7 @@ class Guard:
             found = self._look()
             self.record["history"].append({"epoch": epoch, **found})
             if self._keeps and self._worse() is None:
-                save_weights(self.path, self.task.networks)
+                save_weights(self.path, self.task.networks, extra=self.record["history"][-1])
         return found
 
     @property

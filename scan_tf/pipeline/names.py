@@ -18,11 +18,13 @@ from scan_tf.evaluation.text import cell
 from scan_tf.pipeline import corrected
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.settings import reading
+from scan_tf.settings.schema import shorten
 from scan_tf.storage import files
 
 FILE = "names.yaml"
 # Characters of a name; it has to fit into a line and a file name.
 _LONGEST = 100
+_MAX_DIGITS = 20
 _HEAD = "# Names of clusters. After a change by hand: scan-tf name RUN\n"
 _log = logging.getLogger(__name__)
 
@@ -76,10 +78,14 @@ def parse(texts: Iterable[str], count: int) -> dict[int, str]:
     for text in texts:
         number, equals, name = text.partition("=")
         if not equals or not number.strip().isdecimal():
-            raise ConfigError(f"'{text}': expected CLUSTER=NAME, such as 3=cat.")
-        cluster = int(number)
+            raise ConfigError(f"'{shorten(text)}': expected CLUSTER=NAME, such as 3=cat.")
+        # Python makes no number of thousands of digits.
+        cluster = int(number) if len(number) < _MAX_DIGITS else count
         if cluster >= count:
-            raise ConfigError(f"'{text}': expected a cluster of 0 to {count - 1}, got {cluster}.")
+            got = shorten(number.strip(), 20)
+            raise ConfigError(
+                f"'{shorten(text)}': expected a cluster of 0 to {count - 1}, got {got}."
+            )
         if cluster in found:
             raise ConfigError(f"'{text}': the cluster {cluster} is named twice.")
         found[cluster] = checked(name) if name.strip() else ""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 
-from scan_tf.errors import ConfigError
+from scan_tf.errors import ConfigError, StageError
 from scan_tf.features import neighbors
 from scan_tf.features.neighbors import Neighbors
 from scan_tf.pipeline import build
 from scan_tf.pipeline.features import of_pretext
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.storage import files
+
+_log = logging.getLogger(__name__)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -44,7 +47,10 @@ def features(run: Run) -> dict[str, np.ndarray]:
     """
     path = run.folder("neighbors") / "features.npz"
     if path.exists():
-        return files.read_npz(path)[0]
+        try:
+            return files.read_npz(path)[0]
+        except StageError as error:
+            _log.warning("%s They are computed anew.", error)
     task = build.trained_pretext(run)
     embedded = {
         split: of_pretext(run, task, images, f"features of {split}")

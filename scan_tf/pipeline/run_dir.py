@@ -21,13 +21,14 @@ import numpy as np
 from scan_tf import config, machine
 from scan_tf.data import sources
 from scan_tf.data.image_set import ImageSet, Split
-from scan_tf.errors import ConfigError, StageError
+from scan_tf.errors import StageError
 from scan_tf.pipeline import decided, seen_images
 from scan_tf.pipeline import record as records
 from scan_tf.pipeline.image_facts import ImageFacts
 from scan_tf.pipeline.record import Record
 from scan_tf.pipeline.stage import CLUSTERINGS, OUTPUTS, STAGES, TRAINED, since, up_to
 from scan_tf.settings.schema import Section
+from scan_tf.settings.sealed import seal
 from scan_tf.storage import files, writing
 
 _NUMERIC_RUNTIME = ("dtype", "jit_compile")  # no others change the numbers
@@ -72,10 +73,7 @@ class Run:
         Raises:
             ConfigError: the directory holds no run, or a setting is bad.
         """
-        path = root / "config.yaml"
-        if not path.exists():
-            raise ConfigError(f"{path}: no such file. Give --config, or the directory of a run.")
-        return cls(config.load(path, overrides), root)
+        return cls(config.load_run(root, overrides), root)
 
     def claim(self) -> None:
         """Become the one process that writes here, and remove what killed ones have left.
@@ -265,7 +263,7 @@ class Run:
         self.claim()
         text = json.dumps(machine.environment() | dataclasses.asdict(self.device), indent=2)
         try:
-            files.write_text(self.root / "config.yaml", config.dump(self.config))
+            files.write_text(self.root / config.COPY, seal(config.dump(self.config)))
             files.write_text(self.root / "environment.json", text + "\n")
         except OSError as error:
             raise StageError(

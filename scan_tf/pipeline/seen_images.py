@@ -37,7 +37,11 @@ def digest(rows: np.ndarray) -> str:
 
 def known(root: Path) -> dict[str, np.ndarray]:
     """Split -> the digests of the images that a run has seen. Raises StageError where damaged."""
-    return files.read_npz(root / FILE)[0] if (root / FILE).exists() else {}
+    way = (
+        "Take it from a copy of the run; or, where the images are those that it has learnt from, "
+        "remove it: it is made anew."
+    )
+    return files.read_npz(root / FILE, way=way)[0] if (root / FILE).exists() else {}
 
 
 def remember(root: Path, seen: dict[str, np.ndarray]) -> None:

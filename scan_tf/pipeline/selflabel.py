@@ -45,7 +45,10 @@ def run(run: Run) -> dict[str, Any]:
     task.finish()
     result = {} if guard is None else guard.outcome()
     if result.get("kept_epoch"):
-        load_weights(folder / "best.npz", task.networks)
+        kept_of = load_weights(folder / "best.npz", task.networks)
+        if kept_of and kept_of["epoch"] != result["kept_epoch"]:
+            # Of a later epoch, after which the program was killed and which came out otherwise.
+            result |= {"kept_epoch": kept_of["epoch"], "alarms_after": kept_of}
     save_weights(folder / "weights.npz", task.networks)
     return {
         **task.account(read_metrics(folder / "metrics.jsonl")),

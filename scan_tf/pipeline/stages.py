@@ -30,6 +30,7 @@ from scan_tf.pipeline import (
 )
 from scan_tf.pipeline.run_dir import WHERE, Run
 from scan_tf.pipeline.stage import STAGES, TRAINED, is_left_out, up_to
+from scan_tf.settings.sealed import seal
 from scan_tf.storage import files
 from scan_tf.storage.writing import Writing
 
@@ -157,7 +158,7 @@ def _remember_place(run: Run) -> None:
 
     Raises StageError where the directory cannot be written.
     """
-    path = run.root / "config.yaml"
+    path = run.root / configs.COPY
     if not path.exists():
         return  # given by --config
     stored, here = configs.to_dict(configs.load(path)), configs.to_dict(run.config)["data"]
@@ -166,7 +167,7 @@ def _remember_place(run: Run) -> None:
     moved = stored["data"] | {key: here[key] for key in (w.partition(".")[2] for w in WHERE)}
     if moved != stored["data"]:
         run.claim()
-        files.write_text(path, configs.dump(configs.from_dict({**stored, "data": moved})))
+        files.write_text(path, seal(configs.dump(configs.from_dict({**stored, "data": moved}))))
 
 
 def _warn_of_threads(run: Run, stage: str) -> None:

@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scan_tf import config
-from scan_tf.errors import ConfigError
 from scan_tf.pipeline import decided, plan
 from scan_tf.pipeline.plan import Seen
 from scan_tf.pipeline.record import Record
@@ -24,10 +22,7 @@ def describe(root: Path) -> str:
         ConfigError: the directory holds no run.
         StageError: a record is damaged.
     """
-    path = root / "config.yaml"
-    if not path.exists():
-        raise ConfigError(f"{path}: no such file. Give the directory of a run.")
-    run = Run(config.load(path), root)
+    run = Run.open(root)
     left = plan.remaining(run.config, seen(root))
     records = {stage: run.record(stage) for stage in STAGES}
     lines = [f"{run.config.name}: {root}"]

@@ -6,6 +6,5 @@ __getattr__, __dir__, __all__ = lazy.names(
     __name__,
     {
         "Writing": "writing",
-        "read_metrics": "files",
     },
 )

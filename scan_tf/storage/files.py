@@ -44,8 +44,11 @@ def write_npy(path: Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read what `write_npz` wrote. Raises StageError when the file is missing or damaged."""
+def read_npz(path: Path, *, way: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `write_npz` wrote.
+
+    Raises StageError when the file is missing or damaged; `way` then says what restores it.
+    """
     try:
         # NumPy leaves a file open that it opened itself and cannot read.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -59,7 +62,8 @@ def read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise StageError(f"{path}: no such file; the stage before has not finished.") from error
     # Damage shows in a dozen kinds of exceptions; all mean the same to a user.
     except Exception as error:
-        raise StageError(f"{path}: damaged or not written by scan_tf ({error}).") from error
+        text = f"{path}: damaged or not written by scan_tf ({error}). {way}".rstrip()
+        raise StageError(text) from error
 
 
 def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -305,11 +309,7 @@ def check_same(
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a line that was cut off by a kill, or damaged, is dropped.
-
-    Args:
-        path: of the file; without one there are no rows.
-    """
+    """The rows of a `metrics.jsonl`; a line that was cut off by a kill, or damaged, is dropped."""
     if not path.exists():
         return []
     rows = []
