@@ -88,9 +88,11 @@ def test_a_training_goes_on_with_another_number_of_replicas(short):
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", SPREAD)
 def test_every_task_on_two_and_on_four_replicas(name):
-    rows = compared("--names", name, "--counts", "2", "4", commands=("step", "train"))
-    steps = [row for row in rows if row["command"] == "step"]
-    trained = [row for row in rows if row["command"] == "train"]
+    counts = ("--names", name, "--counts", "2", "4")
+    steps = compared(*counts, commands=("step",))
+    # Views of the policies differ in the last bits by the shape of the batch, and 20 steps enlarge
+    # that: it is the training that is compared here.
+    trained = compared(*counts, "--plain", commands=("train",))
     assert [row["replicas"] for row in steps] == [row["replicas"] for row in trained] == [2, 4]
     for row in steps:
         check_step(row)
