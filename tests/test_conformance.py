@@ -36,8 +36,9 @@ def slow_but(*fast: str) -> pytest.MarkDecorator:
     )
 
 
-# What differs from another task in an option is slow.
-every_kind = slow_but(*(n for n in NAMES if n not in small_tasks.VARIANTS))
+# What differs from another task in an option is slow, and what differs in its loss alone.
+ALIKE = (*small_tasks.VARIANTS, "barlow_twins", "dcl", "vicreg", "scan_heads")
+every_kind = slow_but(*(n for n in NAMES if n not in ALIKE))
 
 
 def make(name: str, seed: int = 0, dtype: str = "float32", **options: Any) -> Task:
@@ -124,7 +125,7 @@ def test_steps_train_what_the_task_says(name, steps):
 
 # What differs from one of these in an option, takes a deep network or has a loss like that of
 # another is slow.
-@slow_but("simclr", "scan", "temi")
+@slow_but("simclr", "scan")
 def test_it_learns_one_batch_by_heart(name, tmp_path):
     # Against many negatives a single block learns too slowly.
     deep = name in ("moco", "moco_symmetric", "decoupling_sampled")
@@ -215,7 +216,7 @@ def test_the_seed_decides_everything(name, steps, tmp_path):
     assert any((one != other).any() for one, other in pairs)
 
 
-@every_task
+@every_kind
 def test_bfloat16_is_close_to_float32(name):
     exact, mixed = shared_task(name), make(name, dtype="mixed_bfloat16")
     for ours, theirs in zip(mixed.state, exact.state, strict=True):

@@ -275,6 +275,7 @@ def test_neighbours_are_found_by_the_backbone():
     assert task.embed(images).shape[1] not in (PROJECTION, CLUSTERS)
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_images_apart(tmp_path):
     """Over batches of different images, queue and key encoder included, the loss falls."""
     keras.utils.set_random_seed(0)

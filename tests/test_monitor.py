@@ -38,6 +38,7 @@ def test_the_curve_ends_at_the_accuracy_of_the_report(finished, tmp_path):
     assert rows[-1]["knn_backbone_k5"] == scores["backbone"]["knn_acc"]
 
 
+@pytest.mark.slow
 def test_it_does_not_change_the_training(finished, tmp_path):
     run = copy(finished, tmp_path / "run", without="pretext")
     assert scan_tf("pretext", "--run-dir", run, "pretext.knn_every=7") == 0

@@ -203,6 +203,7 @@ def test_a_scan_model_goes_in_and_comes_back(run, tmp_path):
     assert_same_weights(other, model)
 
 
+@pytest.mark.slow
 def test_the_savedmodel_of_imported_weights_gives_pytorchs_numbers(run, tmp_path):
     work = run()
     model = clustering()

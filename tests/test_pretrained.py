@@ -71,6 +71,7 @@ def downloads(tmp_path, monkeypatch):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined or non-square")  # not 128 to 224
 def test_a_network_of_keras_applications(rng, downloads):
     backbone = pretrained.load_pretrained("keras:MobileNet", SIZE)

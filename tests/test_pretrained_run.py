@@ -130,7 +130,7 @@ def test_views_are_looked_at_once_of_features_that_stay_the_same(run_dir, finish
     assert "selflabel.cached_views: must be 0, got 2: the last stage trains the network" in said
 
 
-@pytest.mark.parametrize("name", ["kmeans", "spectral"])
+@pytest.mark.parametrize("name", ["kmeans", pytest.param("spectral", marks=pytest.mark.slow)])
 def test_a_clustering_that_trains_nothing_ends_like_one_that_does(run_dir, tmp_path, name):
     copy = tiny_runs.copy(run_dir, tmp_path / "run", without="scan")
     assert tiny_runs.scan_tf("run", "--run-dir", copy, f"scan.name={name}") == 0
@@ -194,6 +194,7 @@ def test_images_without_features_are_named(features_run, tmp_path, capsys):
     assert "59 rows for 60 images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_network_is_trained_further_where_it_is_not_frozen(run_dir, tmp_path, eager):
     tuned = tmp_path / "run"
     tuned.mkdir()

@@ -33,7 +33,7 @@ TESTS = pathlib.Path(__file__).parent
 # Those that get images: heads over cached features are trained on one device.
 CACHED = ("scan_cached", "selflabel_cached", "temi")
 SPREAD = [n for n in small_tasks.NAMES if n not in (*CACHED, "moco_symmetric")]
-SHORT = ["simclr", "moco"]
+SHORT = ["moco"]
 
 
 def compared(*arguments, commands=()):

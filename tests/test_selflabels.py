@@ -99,7 +99,7 @@ def test_of_each_cluster_as_many_teach_as_it_is_confident():
     "settings",
     [
         ["selflabel.name=fixmatch", "selflabel.confidence=0.4", "selflabel.agreement=0.5"],
-        ["selflabel.name=cdc"],
+        pytest.param(["selflabel.name=cdc"], marks=pytest.mark.slow),
     ],
 )
 def test_a_run_ends_with_them_and_goes_on_after_an_interruption(finished, tmp_path, settings):

@@ -102,6 +102,7 @@ def test_a_session_stops_in_time_and_the_next_ends_with_the_same_bits(
     assert "export: done before" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_travelled_ends_with_the_same_bits(finished, tmp_path, session, monkeypatch):
     run = copy(finished, tmp_path / "run", without="scan")
     assert not session(opened(run), lambda: len(rows(run, "scan")) > 3)

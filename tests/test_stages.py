@@ -139,19 +139,16 @@ def stopped(run: Path, stage: str, number: int) -> int:
 @pytest.mark.parametrize(
     ("stage", "number", "code"),
     [
-        ("pretext", signal.SIGTERM, 143),
-        *(
-            pytest.param(stage, number, code, marks=pytest.mark.slow)
-            for stage in TRAINED
-            for number, code in (
-                (signal.SIGINT, 130),
-                (signal.SIGTERM, 143),
-                (signal.SIGKILL, -signal.SIGKILL),
-            )
-            if (stage, number) != ("pretext", signal.SIGTERM)
-        ),
+        (stage, number, code)
+        for stage in TRAINED
+        for number, code in (
+            (signal.SIGINT, 130),
+            (signal.SIGTERM, 143),
+            (signal.SIGKILL, -signal.SIGKILL),
+        )
     ],
 )
+@pytest.mark.slow
 def test_a_stopped_stage_goes_on_to_the_same_bits(finished, tmp_path, stage, number, code):
     run = copy(finished, tmp_path / "run", without=stage)
     assert stopped(run, stage, number) == code
@@ -265,7 +262,6 @@ def other_shape(path: Path) -> None:
         ("pretext/weights.npz", other_shape, ("do not fit this config", "backbone/")),
         ("pretext/weights.npz", Path.unlink, ("no such file",)),
         ("neighbors/train.npz", damage, ("damaged", "--redo neighbors")),
-        ("neighbors/features.npz", damage, ("damaged",)),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(finished, tmp_path, name, change, parts):

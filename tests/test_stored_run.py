@@ -83,6 +83,7 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(stored, stage):
         np.testing.assert_allclose(resumed[name], values, err_msg=name, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_is_finished_with_what_it_has_learnt(stored, capsys):
     run = stored / "run"
     interrupt(stored, "selflabel")

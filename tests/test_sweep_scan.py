@@ -8,6 +8,7 @@ from tiny_runs import copy, opened, scan_tf
 pytestmark = pytest.mark.usefixtures("eager")
 
 
+@pytest.mark.slow
 def test_without_selflabel_scan_alone_is_trained_and_scored(finished, tmp_path):
     run = copy(finished, tmp_path / "run")
     settings = ("scan.entropy_weight=1,5", "scan.epochs=1", "selflabel.epochs=1")
