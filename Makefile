@@ -31,13 +31,13 @@ demo: say-demo $(VENV)/.installed  ## learn to sort the digits of scikit-learn w
 say-demo:
 	@echo "make demo: 2.5 to 4.5 minutes on two cores$(call first,.installed)."
 
-test: say-test $(VENV)/.installed-dev  ## run the tests (12 to 14 minutes on two cores)
+test: say-test $(VENV)/.installed-dev  ## run the tests (7 to 14 minutes on two cores)
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS) || { status=$$?; \
 	    echo "To go on: make test ARGS=--last-failed"; exit $$status; }
 	@echo "To go on: source $(VENV)/bin/activate; scan-tf --help (or $(BIN)/scan-tf --help)"
 
 say-test:
-	@echo "make test: 12 to 14 minutes on two cores$(call first,.installed-dev)."
+	@echo "make test: 7 to 14 minutes on two cores$(call first,.installed-dev)."
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -193,7 +193,7 @@ def test_step(script, tmp_path):
     assert [costs[s] / costs["inference"] for s in module.STAGES] == [6, 6, 4, 1]
 
 
-@pytest.mark.parametrize("name", ["resnet10", "resnet18"])
+@pytest.mark.parametrize("name", ["resnet10", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_the_networks_compared_are_the_same(script, name):
     pytest.importorskip("torch")
     import torch

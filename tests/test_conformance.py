@@ -158,7 +158,7 @@ def test_the_state_is_every_variable_once(name):
     assert task.networks["backbone"] is task.backbone
 
 
-@every_task
+@every_kind
 def test_the_names_of_the_state_are_the_same_in_every_run(name, tmp_path):
     tasks = shared_task(name), make(name)
     first, second = (trainer(t, loader(t), tmp_path).state for t in tasks)

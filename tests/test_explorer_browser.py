@@ -278,7 +278,9 @@ def test_an_explorer_that_has_ended_says_so(browser, run):
     assert "scan-tf explore RUN" in told
 
 
-@SCREENS
+@pytest.mark.parametrize(
+    "screen", [DESK, pytest.param(PHONE, marks=pytest.mark.slow)], ids=["desktop", "phone"]
+)
 def test_what_apply_would_change_is_shown_and_can_be_left(browser, fresh, screen):
     with served(fresh) as (_, client):
         page = Page(browser, client.keys.address, screen)

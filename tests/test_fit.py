@@ -136,6 +136,7 @@ def test_a_run_directory_keeps_to_its_images(tmp_path):
 
 
 @pytest.mark.usefixtures("eager")
+@pytest.mark.slow
 def test_the_steps_take_and_give_values(monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     learned = scan_tf.learn_features(grey(), **SETTINGS)

@@ -13,6 +13,7 @@ from scan_tf.storage import files
 from scan_tf.storage.files import read_metrics
 
 
+@pytest.mark.slow
 def test_the_curve_ends_at_the_accuracy_of_the_report(finished, tmp_path):
     run = copy(finished, tmp_path / "run", without="pretext")
     assert scan_tf("pretext", "--run-dir", run, "pretext.knn_every=15") == 0

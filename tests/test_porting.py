@@ -219,6 +219,7 @@ def test_the_savedmodel_of_imported_weights_gives_pytorchs_numbers(run, tmp_path
     np.testing.assert_array_equal(ours["cluster"], probabilities.argmax(1))
 
 
+@pytest.mark.slow
 def test_a_self_labelled_model_goes_in_and_comes_back(run, tmp_path):
     work = run()
     model = clustering()

@@ -232,7 +232,7 @@ def test_minutes_are_planned_by_the_heads(eager, run_dir, tmp_path, monkeypatch,
     assert "done before" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["confident", "fixmatch"])
+@pytest.mark.parametrize("name", ["confident", pytest.param("fixmatch", marks=pytest.mark.slow)])
 def test_minutes_of_a_last_stage_on_frozen_features(
     eager, run_dir, tmp_path, monkeypatch, capsys, name
 ):

@@ -53,8 +53,7 @@ def with_path(*folders):
 @pytest.fixture(scope="module")
 def short():
     """What the fast tests look at, by one process."""
-    commands = ("step", "resume")
-    return compared("--names", *SHORT, "--plain", commands=commands)
+    return compared("--names", *SHORT, "--plain", commands=("step", "resume"))
 
 
 def check_step(row):

@@ -276,7 +276,7 @@ def test_a_split_that_does_not_exist_names_the_others(finished, tmp_path, split)
     assert snapshot(run) == before
 
 
-@pytest.mark.parametrize("kept", ["scan", "selflabel"])
+@pytest.mark.parametrize("kept", ["scan", pytest.param("selflabel", marks=pytest.mark.slow)])
 def test_a_clustering_from_elsewhere_is_scored_alone(finished, tmp_path, capsys, kept):
     run = copy(finished, tmp_path / "run", without="evaluate")
     for stage in {"pretext", "neighbors", "scan", "selflabel"} - {kept}:

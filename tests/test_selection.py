@@ -65,6 +65,7 @@ def test_when_the_consistency_has_settled(consistency, patience, expected):
 
 
 @pytest.mark.usefixtures("eager")
+@pytest.mark.slow
 def test_scan_ends_when_it_has_settled_and_ends_alike_after_an_interruption(finished, tmp_path):
     run = copy(finished, tmp_path / "run", without="scan")
     # At this rate hardly anything is learnt, so that it settles at once.

@@ -220,6 +220,7 @@ def test_everything_else_at_once(finished, tmp_path):
 
 
 @pytest.mark.usefixtures("eager")
+@pytest.mark.slow
 def test_more_clusters_than_classes_after_a_warm_up_of_the_heads(finished, tmp_path):
     run = copy(finished, tmp_path / "run", without="scan")
     work = opened(

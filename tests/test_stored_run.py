@@ -64,7 +64,7 @@ def test_another_config_is_refused(stored, capsys):
     "stage",
     ["scan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pretext", "selflabel"))],
 )
-def test_an_interrupted_stage_goes_on_from_its_checkpoint(stored, stage):
+def test_an_interrupted_stage_goes_on_from_its_checkpoint(stored, stage, eager):
     run, finished = stored / "run", weights(stored / "run", stage)
     rows = logged(run, stage)
     interrupt(stored, stage)

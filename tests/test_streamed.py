@@ -80,6 +80,7 @@ def test_what_is_no_image_is_refused():
         dataclasses.replace(images(), images=Streamed(images().images[:, :, ::2]))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_evaluated_and_exported(finished, tmp_path):
     run = copy(finished, tmp_path / "run", without="evaluate")
     (run / "neighbors" / "features.npz").unlink()
