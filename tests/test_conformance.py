@@ -125,7 +125,7 @@ def test_steps_train_what_the_task_says(name, steps):
 
 # What differs from one of these in an option, takes a deep network or has a loss like that of
 # another is slow.
-@slow_but("simclr", "scan")
+@slow_but("simclr")
 def test_it_learns_one_batch_by_heart(name, tmp_path):
     # Against many negatives a single block learns too slowly.
     deep = name in ("moco", "moco_symmetric", "decoupling_sampled")

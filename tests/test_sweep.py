@@ -219,6 +219,7 @@ def test_a_sweep_of_the_same_name_with_other_settings_is_refused(swept, capsys):
     assert snapshot(swept) == before
 
 
+@pytest.mark.slow
 def test_a_point_that_fails_is_told_and_the_others_go_on(finished, tmp_path, capsys):
     run = copy(finished, tmp_path / "run")
     before = snapshot(run)
