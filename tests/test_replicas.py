@@ -44,9 +44,9 @@ def compared(*arguments, commands=()):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def with_path(*folders):
-    """The environment of a process that finds this checkout, and what is in `folders`."""
-    paths = [*map(str, folders), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+def with_path():
+    """The environment of a process that finds this checkout."""
+    paths = [str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
@@ -219,7 +219,7 @@ def tiny(tmp_path):
     small += ["scan.augmentation=weak", "scan.head_epochs=2", "scan.epochs=2"]
     small += ["selflabel.augmentation=weak", "selflabel.epochs=2"]
     images = tiny_runs.write_splits(tmp_path / "images")
-    return tiny_runs.write_config(tmp_path / "tiny.yaml", images, *small), with_path(TESTS)
+    return tiny_runs.write_config(tmp_path / "tiny.yaml", images, *small), with_path()
 
 
 @contextlib.contextmanager

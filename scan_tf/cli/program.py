@@ -88,7 +88,7 @@ def _failed(error: BaseException) -> int:
         _tell(said)
         return ScanError.exit_code
     if isinstance(error, KeyboardInterrupt):  # outside of the main thread
-        print(f"scan-tf: interrupted. {signals.GO_ON}", file=sys.stderr)
+        _tell(f"interrupted. {signals.GO_ON}")
         return 130
     raise error
 

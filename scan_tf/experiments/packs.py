@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from scan_tf.config import COPY
 from scan_tf.errors import ConfigError, DataError, StageError
 from scan_tf.pipeline import record as records
 from scan_tf.pipeline import seen_images
@@ -34,7 +35,7 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 _MAX_MANIFEST = 16 * 2**20
 _TEXTS = (
-    "config.yaml",
+    COPY,
     "environment.json",
     "campaign.jsonl",  # the name of the next in older runs
     "sessions.jsonl",
@@ -71,8 +72,8 @@ def pack(root: Path, folder: Path, *, part_mib: float = 15) -> list[Path]:
         DataError: `folder` holds something else.
         ConfigError: `part_mib` is not positive.
     """
-    if not (root / "config.yaml").is_file():
-        raise StageError(f"{root}: no run directory; config.yaml is missing.")
+    if not (root / COPY).is_file():
+        raise StageError(f"{root}: no run directory; {COPY} is missing.")
     size = round(part_mib * 2**20)
     if size < 1:
         raise ConfigError(f"--part-mib: must be greater than 0, got {part_mib}.")
@@ -300,7 +301,7 @@ def _is_pack(folder: Path) -> bool:
 
 def _move_data(root: Path, data_path: str) -> None:
     """Put another `data.path` into the configs and the records, which have to agree with it."""
-    for path in root.rglob("config.yaml"):
+    for path in root.rglob(COPY):
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         tree["data"]["path"] = data_path
         files.write_text(path, seal(yaml.safe_dump(tree, sort_keys=False)))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from scan_tf.features.outliers import Reference
+from scan_tf.pipeline import reports
 from scan_tf.pipeline.run_dir import Run
 from scan_tf.storage import files
 
@@ -56,6 +57,5 @@ def read(folder: Path) -> Doubt | None:
     path = folder / FILE
     if not path.exists():
         return None
-    way = f"An evaluation makes it: scan-tf evaluate --run-dir {folder.parent} --redo evaluate"
-    arrays, facts = files.read_npz(path, way=way)
+    arrays, facts = files.read_npz(path, way=reports.remedy(folder))
     return Doubt(arrays["bank"], facts["far"], facts["below"], facts["how"])

@@ -88,7 +88,7 @@ def folder_of(run: Run, split: str | None) -> Path:
 def load(folder: Path) -> Embeddings:
     """What `store` kept. Raises StageError where it is missing or damaged."""
     path = folder / FILE
-    way = f"An evaluation makes it: scan-tf evaluate --run-dir {folder.parent} --redo evaluate"
+    way = reports.remedy(folder)
     if not path.exists():
         raise StageError(f"{path}: no such file. {way}")
     arrays, manifest = files.read_npz(path, way=way)

@@ -12,6 +12,11 @@ from scan_tf.pipeline.run_dir import Run
 FILE = "report.json"
 
 
+def remedy(folder: Path) -> str:
+    """What to do where a file in the folder of an evaluation is missing or damaged, in words."""
+    return f"An evaluation makes it: scan-tf evaluate --run-dir {folder.parent} --redo evaluate"
+
+
 def read(run: Run, folder: Path | None = None) -> dict[str, Any]:
     """The report of an evaluation.
 

@@ -54,7 +54,7 @@ def fit(run: Run, budget_s: float, start: float, *, asked: bool = True) -> None:
             return
         raise ConfigError("--minutes: no stage of this run has epochs to choose. Leave it out.")
     if run.record(trained[0]).has_begun:
-        stored = configs.load(run.root / "config.yaml")
+        stored = configs.load(run.root / configs.COPY)
         run.config = plan.with_epochs(run.config, {s: getattr(stored, s).epochs for s in TRAINED})
         if asked:
             print(f"--minutes: the epochs stay as they were chosen: {_epochs_of(run.config)}")

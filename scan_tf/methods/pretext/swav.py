@@ -100,9 +100,8 @@ class Method(Pretext):
             name: self.projector(self.backbone(batch[name], training=True), training=True)
             for name in self.views
         }
-        moving = tf.cast(self.updates >= self.still, tf.float32)
         fixed = tf.stop_gradient(self.prototypes)
-        prototypes = moving * self.prototypes + (1 - moving) * fixed
+        prototypes = tf.where(self.updates < self.still, fixed, self.prototypes)
         others = []
         if self.config.local_crops:
             others = tf.split(projected["local"], self.config.local_crops)
