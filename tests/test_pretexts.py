@@ -79,6 +79,12 @@ def test_prototypes_stay_for_an_epoch_and_have_length_one(tmp_path):
         assert (np.abs(now - before).max() > 1e-5) == expected
 
 
+@pytest.mark.parametrize("scale", [(0.0, 0.5), (0.5, 0.2)])
+def test_small_crops_that_show_nothing_are_refused(scale):
+    with pytest.raises(ConfigError, match=r"^local_scale: expected 0 < low <= high, got \["):
+        swav.Config(local_scale=scale)
+
+
 def test_small_crops_show_small_parts_and_tell_the_assignments_of_large_ones():
     task = make(swav, local_crops=3, local_size=8, local_scale=(0.1, 0.2), **NARROW)
     local = task.views["local"]

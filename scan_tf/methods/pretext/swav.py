@@ -14,6 +14,7 @@ from typing import Any
 
 from scan_tf import models
 from scan_tf.config import OptimizerConfig
+from scan_tf.errors import ConfigError
 from scan_tf.lazy import tf
 from scan_tf.methods.pretext_losses import spread
 from scan_tf.methods.swav_loss import swav_loss
@@ -50,6 +51,13 @@ class Config(TwoViewConfig):
     local_scale: tuple[float, float] = setting(
         (0.05, 0.14), low=0, high=1, help="share of the image that a small crop shows, least, most"
     )
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that the small crops show something."""
+        super().__post_init__()
+        low, high = self.local_scale
+        if not 0 < low <= high:
+            raise ConfigError(f"local_scale: expected 0 < low <= high, got [{low}, {high}].")
 
 
 class Method(Pretext):
