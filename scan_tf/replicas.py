@@ -72,17 +72,18 @@ class Replicas:
     Attributes:
         count: R, in all processes.
         devices: those of this process; (): where TensorFlow puts it.
-        processes: how many there are.
+        processes: how many there are; `number` is which of them this is, 0..processes - 1.
     """
 
     def __init__(self, devices: Sequence[str] = (), *, strategy: Any = None):
         self.devices = tuple(devices) if len(devices) > 1 else ()
-        self.count, self.processes = len(self.devices) or 1, 1
+        self.count, self.processes, self.number = len(self.devices) or 1, 1, 0
         self._strategy = strategy
         if strategy is not None:
             self.devices = tuple(strategy.extended.worker_devices)
             self.count = strategy.num_replicas_in_sync
             self.processes = self.count // len(self.devices)
+            self.number = strategy.cluster_resolver.task_id
             return
         if not self.devices:
             return
@@ -156,8 +157,21 @@ class Replicas:
         for variable, value in zip(variables, self._of_first(values), strict=True):
             variable.assign(value)
 
+    def of_all(self, rows: Any) -> Any:
+        """NumPy rows [n,...] of all processes, [processes * n,...], n alike; graph code cannot."""
+        return rows if self.processes == 1 else self._of_all(tf.constant(rows)).numpy()
+
     @functools.cached_property
-    def _of_first(self) -> Callable[[list[Any]], list[Any]]:
+    def _of_all(self) -> Any:
+        def told(rows: Any) -> Any:
+            found = tf.distribute.get_replica_context().all_gather(tf.identity(rows)[None], axis=0)
+            # The devices of a process all tell the same.
+            return tf.reshape(found[:: len(self.devices)], [-1, *rows.shape[1:]])
+
+        return tf.function(lambda values: self.run(told, values, self.count), autograph=False)
+
+    @functools.cached_property
+    def _of_first(self) -> Any:
         def told(values: list[Any]) -> list[Any]:
             mine = part()
             first = mine is None or mine.number == 0
@@ -167,10 +181,7 @@ class Replicas:
             return [context.all_reduce(reduce, value) for value in own]  # of several dtypes
 
         # Made once, so that one number after the other is asked for without tracing.
-        function: Callable[[list[Any]], list[Any]] = tf.function(
-            lambda values: self.run(told, values, self.count), autograph=False
-        )
-        return function
+        return tf.function(lambda values: self.run(told, values, self.count), autograph=False)
 
 
 ALONE = Replicas()

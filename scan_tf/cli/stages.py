@@ -11,7 +11,7 @@ from scan_tf.cli import folder_run
 from scan_tf.cli.arguments import add_command, add_run_arguments, open_run
 from scan_tf.cli.folder_run import MINUTES
 from scan_tf.errors import TO_BE_CONTINUED, ConfigError, MissingDataError
-from scan_tf.pipeline.stage import STAGES, TRAINED
+from scan_tf.pipeline.stage import SHARED, STAGES, TRAINED
 
 if TYPE_CHECKING:
     from scan_tf.pipeline.run_dir import Run
@@ -193,14 +193,14 @@ def _run_stages(arguments: argparse.Namespace) -> int:
 
 
 def _help(run: Run, arguments: argparse.Namespace) -> None:
-    """Train along with the process that writes the run."""
+    """Work along with the process that writes the run."""
     from scan_tf.pipeline import helping, sizes
 
     whole = arguments.command == _ALL
     if whole and arguments.config is not None:
         given = {text.partition("=")[0] for text in arguments.overrides}
         run.config, _ = sizes.fitted(run.config, len(run.train_images), given=given)
-    helping.train_along(run, TRAINED if whole else [arguments.command])
+    helping.work_along(run, SHARED if whole else [arguments.command])
 
 
 def _hand_over(run: Run, arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -16,8 +17,8 @@ import numpy as np
 
 from scan_tf.config import NeighborsConfig
 from scan_tf.errors import ConfigError, DataError
-from scan_tf.features import approximate
-from scan_tf.features.search import exact
+from scan_tf.features import approximate, sharded
+from scan_tf.features.search import Found
 from scan_tf.storage import files
 
 # `auto` searches exactly up to here. Seconds of a core at N = 200,000, P = 128, K = 20, scaled up
@@ -59,6 +60,7 @@ def mine(
     k: int,
     seed: int,
     index_path: Path | None = None,
+    search: Callable[[np.ndarray, int], Found] | None = None,
     progress: bool = False,
 ) -> Neighbors:
     """Find the `k` nearest neighbours of every row.
@@ -69,6 +71,8 @@ def mine(
         k: neighbours per image, without the image itself.
         seed: of the index and of the sample for the recall.
         index_path: where Annoy's index is kept, for the same features, `n_trees` and `seed`.
+        search: what finds the `k` best rows for every row of unit rows float32 [N, P] where the
+            index is the exact one; None: `sharded.exact`, in this process.
         progress: show a bar on stderr.
 
     Raises:
@@ -83,7 +87,10 @@ def mine(
     index, reason = _choose(config, len(features))
     start = time.perf_counter()
     if index == "exact":
-        candidates, _ = exact(features, features, k + 1, progress=progress)
+        if search is None:
+            candidates, _ = sharded.exact(features, features, k + 1, progress=progress)
+        else:
+            candidates, _ = search(features, k + 1)
     elif index == "hnsw":
         candidates = approximate.hnsw(features, k + 1, seed=seed, progress=progress)
     else:
@@ -210,7 +217,7 @@ def _recall(features: np.ndarray, similarity: np.ndarray, sample: int, seed: int
     """Share of neighbours at least as similar as the K-th exact one, which counts ties as hits."""
     count, columns = similarity.shape
     rows = np.random.default_rng(seed).choice(count, min(sample, count), replace=False)
-    candidates, _ = exact(features, features[rows], columns)
+    candidates, _ = sharded.exact(features, features[rows], columns)
     _, best = _self_first(features, rows, candidates)
     # The sums of the same product may differ in the last bit.
     return float((similarity[rows, 1:] >= best[:, -1:] - 1e-6).mean())

@@ -20,7 +20,7 @@ from scan_tf.pipeline import status
 from scan_tf.pipeline.extend import SETTINGS
 from scan_tf.pipeline.record import differences
 from scan_tf.pipeline.run_dir import Run
-from scan_tf.pipeline.stage import TRAINED
+from scan_tf.pipeline.stage import SHARED, TRAINED
 from scan_tf.replicas import Replicas
 from scan_tf.training.loader import Loader, Order
 from scan_tf.training.loop import Batches, EpochHook, Trainer
@@ -35,8 +35,11 @@ class Helped(Exception):
 def replicas_of(run: Run, stage: str) -> Replicas:
     """The devices of a stage; its networks are to be built in their `scope`.
 
-    One where no backbone is trained.
+    One where no backbone is trained; the search for neighbours is shared by processes.
     """
+    if stage not in TRAINED:
+        several = stage in SHARED and run.config.runtime.strategy == "multi_worker"
+        return replicas.processes() if several else replicas.ALONE
     still = getattr(run.config.pretext, "frozen", False)
     still = still or (stage == "scan" and run.config.scan.freeze_backbone)
     if still:

@@ -21,6 +21,7 @@ class Stage:
         title: what it is doing, as it is printed.
         reads: sections of the config that it reads beside those of the stages before it.
         trains: whether it trains networks, in the one loop.
+        shared: whether several processes work on it, with `runtime.strategy=multi_worker`.
         keeps: files of its folder that the stages after it need.
         begun: files of its folder that it needs itself to go on where it was interrupted.
         folder: its folder in the run directory, where that has another name.
@@ -32,14 +33,16 @@ class Stage:
     title: str
     reads: tuple[str, ...] = ()
     trains: bool = False
+    shared: bool = False
     keeps: tuple[str, ...] = ()
     begun: tuple[str, ...] = ()
     folder: str = ""
     label: str = ""
 
     def __post_init__(self) -> None:
-        """Name the folder after the stage."""
+        """Name the folder after the stage; what trains is shared."""
         object.__setattr__(self, "folder", self.folder or self.name)
+        object.__setattr__(self, "shared", self.shared or self.trains)
 
 
 STAGES = {
@@ -59,6 +62,7 @@ STAGES = {
             help="find the nearest neighbours of every image",
             title="finding the nearest neighbours of every training image",
             reads=("neighbors",),
+            shared=True,
             keeps=("train.npz",),
         ),
         Stage(
@@ -96,6 +100,7 @@ STAGES = {
     )
 }
 TRAINED = tuple(name for name, stage in STAGES.items() if stage.trains)
+SHARED = tuple(name for name, stage in STAGES.items() if stage.shared)
 CLUSTERINGS = tuple(name for name, stage in STAGES.items() if stage.label)
 # They tell of the last stage that was trained, so that training another makes them out of date.
 OUTPUTS = tuple(STAGES)[tuple(STAGES).index(TRAINED[-1]) + 1 :]

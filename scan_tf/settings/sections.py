@@ -297,8 +297,9 @@ class RuntimeConfig(Section):
     strategy: Literal["auto", "none", "mirrored", "multi_worker"] = setting(
         "auto",
         help="mirrored: stages that train a backbone divide each batch among devices, with the "
-        "numbers of one; multi_worker: among processes, too, by TF_CONFIG; auto: one device, whose "
-        "steps XLA compiles (docs/scaling.md)",
+        "numbers of one; multi_worker: among processes, too, by TF_CONFIG, which share the exact "
+        "search for neighbours as well; auto: one device, whose steps XLA compiles "
+        "(docs/scaling.md)",
     )
     replicas: int | None = setting(
         None,
