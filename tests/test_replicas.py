@@ -6,12 +6,11 @@ every task on two and on four replicas, twenty compiled steps, and whole runs of
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pathlib
 import re
-import socket
+import shutil
 import subprocess
 import sys
 import time
@@ -22,10 +21,12 @@ import pytest
 import small_tasks
 import tensorflow as tf
 import tiny_runs
+import worker_processes
 
 from scan_tf import machine, replicas
 from scan_tf.config import RuntimeConfig
 from scan_tf.errors import ConfigError
+from scan_tf.features import neighbors
 from scan_tf.pipeline import fitting, learning
 from scan_tf.replicas import ALONE, Replicas
 
@@ -222,16 +223,6 @@ def tiny(tmp_path):
     return tiny_runs.write_config(tmp_path / "tiny.yaml", images, *small), with_path()
 
 
-@contextlib.contextmanager
-def ended_by_the_end(processes):
-    """Whatever happens, no process is left over."""
-    with contextlib.ExitStack() as stack:
-        for process in processes:
-            stack.enter_context(process)
-            stack.callback(process.kill)  # comes before it is waited for
-        yield processes
-
-
 def wait_for(path, *processes):
     deadline = time.monotonic() + 400
     while not path.exists():
@@ -248,7 +239,7 @@ def test_a_run_on_replicas_is_killed_and_goes_on_with_another_number(tiny, tmp_p
     start = [sys.executable, "-m", "scan_tf.cli", "run", "--config", config, "--run-dir", run]
     start = [*map(str, start), "runtime.strategy=mirrored"]
     started = subprocess.Popen([*start, "runtime.replicas=2"], env=environment)
-    with ended_by_the_end([started]):  # by a kill
+    with worker_processes.ended_by_the_end([started]):  # by a kill
         wait_for(run / "pretext" / "ckpt" / "previous.npz", started)
     how = {"capture_output": True, "text": True, "check": False, "env": environment}
     done = subprocess.run([*start, "runtime.replicas=4"], **how)
@@ -263,37 +254,63 @@ def test_a_run_on_replicas_is_killed_and_goes_on_with_another_number(tiny, tmp_p
 # Several processes
 
 
-def in_processes(config, run, environment):
-    """Two processes of the same command, the first of them first; stderr goes into files."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        workers = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
-    command = [sys.executable, "-m", "scan_tf.cli", "pretext", "--config", config]
-    command += ["--run-dir", run, "runtime.strategy=multi_worker"]
+def in_processes(count, run, *command):
+    """Processes of the same command, the first of them first; what they say goes into files."""
+    whole = [sys.executable, "-m", "scan_tf.cli", *command, "--run-dir", run]
+    whole = [*map(str, whole), "runtime.strategy=multi_worker"]
     found = []
-    for index in range(2):
-        place = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+    for index, environment in enumerate(worker_processes.environments(count)):
         with open(f"{run}.{index}", "w", encoding="utf-8") as log:
-            own = environment | {"TF_CONFIG": json.dumps(place)}
-            found.append(subprocess.Popen([*map(str, command)], env=own, stderr=log))
+            how = {"stdout": log, "stderr": subprocess.STDOUT, "cwd": run.parent}
+            found.append(subprocess.Popen(whole, env=environment, **how))
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_processes_train_together_and_end_and_go_on_together(tiny, tmp_path):
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_find_the_neighbours_that_one_finds(tmp_path, monkeypatch, count):
+    shutil.copytree(TESTS / "data" / "run-format-1", tmp_path / "stored")
+    monkeypatch.chdir(tmp_path / "stored")  # the paths in it are relative
+    run = tmp_path / "stored" / "run"
+    again = ["neighbors", "--redo", "neighbors"]
+    assert tiny_runs.scan_tf(*again, "--run-dir", run) == 0
+    one = neighbors.load(run / "neighbors" / "train.npz")
+    with worker_processes.ended_by_the_end(in_processes(count, run, *again)) as started:
+        assert [process.wait(timeout=400) for process in started] == [0] * count
+    for index in range(1, count):
+        said = (run.parent / f"run.{index}").read_text(encoding="utf-8")
+        assert "neighbors: helping" in said
+    several = neighbors.load(run / "neighbors" / "train.npz")
+    np.testing.assert_array_equal(several.indices, one.indices)
+    np.testing.assert_array_equal(several.similarity, one.similarity)
+    assert (several.index, several.recall) == ("exact", 1.0)
+    assert not (run / "neighbors" / "rows.npy").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_train_together_and_end_and_go_on_together(tiny, tmp_path, count):
     config, environment = tiny
-    run = tmp_path / "run"
-    with ended_by_the_end(in_processes(config, run, environment)) as (first, second):
-        wait_for(run / "pretext" / "ckpt" / "previous.npz", first, second)
-        second.kill()
-        assert first.wait(timeout=60) == 2
-    assert "Start the same command again in all processes" in (tmp_path / "run.0").read_text()
+    shorter = config.read_text(encoding="utf-8").replace("epochs: 200", "epochs: 80")
+    config.write_text(shorter, encoding="utf-8")
+    run, pretext = tmp_path / "run", ("pretext", "--config", config)
+    started = in_processes(count, run, *pretext)
+    with worker_processes.ended_by_the_end(started) as (*others, last):
+        wait_for(run / "pretext" / "ckpt" / "previous.npz", *others, last)
+        last.kill()
+        killed = time.monotonic()
+        assert [process.wait(timeout=60) for process in others] == [2] * len(others)
+        print(f"{count} processes: {time.monotonic() - killed:.0f} s after a kill the others ended")
+    for index in range(count - 1):
+        said = (tmp_path / f"run.{index}").read_text()
+        assert "Start the same command again in all processes" in said
     assert not (run / "pretext" / "weights.npz").exists()
-    with ended_by_the_end(in_processes(config, run, environment)) as both:
-        assert [process.wait(timeout=400) for process in both] == [0, 0]
+    with worker_processes.ended_by_the_end(in_processes(count, run, *pretext)) as all_:
+        assert [process.wait(timeout=400) for process in all_] == [0] * count
     rows = (run / "pretext" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(rows[-1])["epoch"] == 200
+    assert json.loads(rows[-1])["epoch"] == 80
     alone = [sys.executable, "-m", "scan_tf.cli", "pretext", "--config", config]
     alone = [*map(str, alone), "--run-dir", str(tmp_path / "alone")]
     subprocess.run(alone, check=True, env=environment)
