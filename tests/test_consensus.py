@@ -32,3 +32,14 @@ def test_heads_that_have_collapsed_make_no_noise():
     found = consensus.of_heads(probs, seed=0)
     assert set(found.clusters.tolist()) <= {0, 1, 2, 3}
     assert np.isfinite(found.support).all()
+
+
+def test_agreement_is_looked_for_among_no_more_images_than_fit(monkeypatch):
+    np.testing.assert_array_equal(consensus.enough(50, 2, 3, seed=0), np.arange(50))
+    monkeypatch.setattr(consensus, "_VALUES", 60)
+    some = consensus.enough(50, 2, 3, seed=0)
+    assert len(some) == 10
+    assert (np.diff(some) > 0).all()
+    assert 0 <= some[0] < some[-1] < 50
+    assert set(some) != set(consensus.enough(50, 2, 3, seed=1))
+    assert len(consensus.enough(50, 2, 20, seed=0)) == 20  # k-means needs so many

@@ -23,6 +23,8 @@ _SCALE = 10.0
 # Share of the images of each cluster, the surest, that the classifier is fitted on.
 _SURE = 1.0
 _RESTARTS = 5
+# Soft assignments that are enough to tell how far the heads agree: 1 GiB.
+_VALUES = 2**28
 # Temperatures tried, where 1 is the regression as it is.
 _TEMPERATURES = np.geomspace(0.1, 10, 41)
 
@@ -72,6 +74,25 @@ def of_heads(probs: np.ndarray, *, seed: int) -> Consensus:
     others = nmi[:-1, :-1].sum() - heads
     agreement = float(others / (heads * (heads - 1))) if heads > 1 else 1.0
     return Consensus(clusters, support / heads, agreement, float(nmi[-1, :-1].std()))
+
+
+def enough(count: int, heads: int, num_clusters: int, *, seed: int) -> np.ndarray:
+    """Which images to ask the heads about where their agreement alone is wanted.
+
+    Args:
+        count: N.
+        heads: H.
+        num_clusters: C.
+        seed: of the sample.
+
+    Returns:
+        Indices int64 [M] that rise: of all images where their H * C probabilities fit into 1 GiB,
+        else of so many as do, and of no fewer than there are clusters.
+    """
+    most = max(num_clusters, _VALUES // (heads * num_clusters))
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
 def classifier(

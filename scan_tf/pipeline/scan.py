@@ -164,10 +164,11 @@ def _combine(
     run: Run, rows: np.ndarray, heads: ClusterHeads, best: int
 ) -> tuple[ClusterHeads, Consensus]:
     """The one head that is kept, and what all of them have in common; `rows`: features."""
-    seed = run.seed("scan")
+    config, seed = run.config.scan, run.seed("scan")
+    if config.combine == "best_head":
+        some = consensus.enough(len(rows), config.num_heads, run.num_clusters, seed=seed)
+        return heads.keep(best), consensus.of_heads(head_probs(heads, rows[some]), seed=seed)
     found = consensus.of_heads(head_probs(heads, rows), seed=seed)
-    if run.config.scan.combine == "best_head":
-        return heads.keep(best), found
     kernel, bias = consensus.classifier(rows, found, run.num_clusters, seed=seed)
     return ClusterHeads.linear(kernel, bias), found
 
