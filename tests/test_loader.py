@@ -12,6 +12,7 @@ from small_tasks import COUNT, PLAIN, QUIET, images
 from scan_tf.config import AugmentConfig
 from scan_tf.errors import ConfigError
 from scan_tf.methods.task import View
+from scan_tf.replicas import ALONE, Replicas
 from scan_tf.training.loader import CachedLoader, Loader, Order
 
 VIEWS = {
@@ -32,7 +33,9 @@ def table(count=COUNT, columns=4):
     return rows
 
 
-def make(data=None, *, views=SIMPLE, seed=3, backend="device", device=PLAIN, **runtime):
+def make(
+    data=None, *, views=SIMPLE, seed=3, backend="device", device=PLAIN, places=ALONE, **runtime
+):
     return Loader(
         data or images(),
         views,
@@ -41,6 +44,7 @@ def make(data=None, *, views=SIMPLE, seed=3, backend="device", device=PLAIN, **r
         augment_config=AugmentConfig(backend=backend),
         runtime=dataclasses.replace(QUIET, **runtime),
         device=device,
+        replicas=places,
     )
 
 
@@ -165,6 +169,23 @@ def test_streamed_images_give_the_same_batches_as_resident_ones(tmp_path):
     mapped[:] = images().images
     on_disk = make(dataclasses.replace(images(), images=mapped), resident_mib=0)
     np.testing.assert_equal(batches(on_disk, 2, 4), expected[2:4])
+
+
+def test_a_process_reads_the_images_of_its_own_replicas_alone():
+    second = Replicas()
+    second.count = second.processes = 3
+    second.number = 1
+    (whole,) = make(resident_mib=0).inputs(4, 5)
+    (own,) = make(places=second, resident_mib=0).inputs(4, 5)
+    assert own.keys() == whole.keys()
+    for of in ("anchor", "neighbor"):
+        theirs, ours = whole[f"{of}_images"], own[f"{of}_images"]
+        np.testing.assert_array_equal(ours[2:4], theirs[2:4])
+        assert not ours[:2].any()
+        assert not ours[4:].any()
+        assert theirs.any(axis=(1, 2, 3)).all()
+    for name in ("index", "neighbor", "seed"):
+        np.testing.assert_array_equal(own[name], whole[name])
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 0), (2, 3), (2, 4), (3, 9)])

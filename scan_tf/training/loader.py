@@ -192,7 +192,7 @@ class Loader:
         rows = {"anchor": inputs["index"], "neighbor": inputs.get("neighbor")}
         if not self._host:
             for of in {v.of for v in self.views.values()}:
-                inputs[f"{of}_images"] = self.images.images[rows[of]]
+                inputs[f"{of}_images"] = self._read(rows[of])
             return inputs
         for number, (name, view) in enumerate(self.views.items()):
             policy = self._host_policies[name]
@@ -205,6 +205,17 @@ class Loader:
                 ]
             )
         return inputs
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        """Images uint8 [B,S,S,3] at the rows int [B]; those for other processes are left black."""
+        processes, images = self.replicas.processes, self.images.images
+        if processes == 1:
+            return images[rows]
+        share = len(rows) // processes
+        own = slice(self.replicas.number * share, (self.replicas.number + 1) * share)
+        found = np.zeros((len(rows), *images.shape[1:]), np.uint8)
+        found[own] = images[rows[own]]
+        return found
 
 
 class CachedLoader:
