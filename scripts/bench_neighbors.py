@@ -1,7 +1,8 @@
-"""Neighbour mining: exact search, Annoy and HNSW beside faiss and scikit-learn.
+"""Neighbour mining: exact search, Annoy and HNSW beside faiss, hnswlib and scikit-learn.
 
-Example:
+Examples:
     python scripts/bench_neighbors.py --features runs/NAME/neighbors/features.npz --json found.json
+    python scripts/bench_neighbors.py --count 200000 --only 'beside hnswlib' --repeats 1
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def faiss_flat(features: np.ndarray, k: int) -> np.ndarray:
 
 def scan_tf_exact(features: np.ndarray, k: int) -> np.ndarray:
     """What `neighbors.index: exact` does."""
-    from scan_tf.features.search import exact
+    from scan_tf.features.sharded import exact
 
     return exact(features, features, k)[0]
 
@@ -125,6 +126,32 @@ def hnsw(features: np.ndarray, k: int) -> np.ndarray:
     return approximate.hnsw(features, k, seed=0)
 
 
+def mined(features: np.ndarray, k: int, index: str, trees: int) -> np.ndarray:
+    """All that the stage `neighbors` does with its index, the recall of a sample aside."""
+    from scan_tf.config import NeighborsConfig
+    from scan_tf.features import neighbors
+
+    config = NeighborsConfig(index=index, n_trees=trees, recall_sample=1)
+    return neighbors.mine(features, config, k=k - 1, seed=0).indices
+
+
+def hnswlib_itself(features: np.ndarray, k: int, breadth: int) -> np.ndarray:
+    """The library called directly, everything at once, on all cores.
+
+    Args:
+        features: float32 [N,P].
+        k: at most N.
+        breadth: of a query; the graph is the program's, with 16 links and a breadth of 100.
+    """
+    import hnswlib
+
+    index = hnswlib.Index("ip", features.shape[1])
+    index.init_index(len(features), M=16, ef_construction=100, random_seed=0)
+    index.add_items(features)
+    index.set_ef(breadth)
+    return index.knn_query(features, k)[0].astype("int32")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the table; see --help."""
     parser = bench.parser(__doc__, repeats=3)
@@ -132,14 +159,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--columns", type=int, default=128, help="dimensions of made-up features")
     parser.add_argument("--k", type=int, default=20)
     parser.add_argument("--trees", type=int, default=100, help="of Annoy")
+    parser.add_argument("--breadth", type=int, default=100, help="of a query of hnswlib")
     parser.add_argument("--features", type=Path, help="features.npz of a run, in place of made-up")
     arguments = parser.parse_args(argv)
     features = str(arguments.features) if arguments.features else None
     data = {"count": arguments.count, "columns": arguments.columns, "features": features}
 
-    def case(name: str, search: Callable[..., Any], *needs: str, **more: Any) -> bench.Case:
+    whole = f"top {arguments.k} of {arguments.count:,}, index and search"
+
+    def case(
+        name: str, search: Callable[..., Any], *needs: str, group: str = whole, **more: Any
+    ) -> bench.Case:
         options = {"k": arguments.k, "search": functools.partial(search, **more), **data}
-        group = f"top {arguments.k} of {arguments.count:,}, index and search"
         # Minutes need no warm-up.
         warm = arguments.count < 200_000
         return bench.Case(group, name, searching, options, arguments.count, needs=needs, warm=warm)
@@ -152,6 +183,14 @@ def main(argv: list[str] | None = None) -> int:
         case("scikit-learn brute force", scikit_learn),
         case("scan_tf annoy", annoy_of, **trees),
         case("scan_tf hnsw", hnsw, "hnswlib"),
+    ]
+    beside = {"group": f"{whole}, beside hnswlib"}
+    cases += [
+        case("hnswlib", hnswlib_itself, "hnswlib", breadth=arguments.breadth, **beside),
+        *(
+            case(f"scan_tf neighbors.index={index}", mined, *needs, index=index, **trees, **beside)
+            for index, needs in (("hnsw", ["hnswlib"]), ("annoy", []), ("exact", []))
+        ),
     ]
     for name, threads in (("1 thread", 1), ("all cores", None)):
         options = {"k": arguments.k, "threads": threads, **trees, **data}
