@@ -116,8 +116,45 @@ def scores(images: int = 10_000, clusters: int = 10) -> bench.Run:
     return run
 
 
-def simclr_step(batch: int = 128, size: int = 32) -> bench.Run:
-    """A SimCLR step of a small network (ResNet-10 of width 16), in the dtype of this machine."""
+def kmeans(images: int = 10_000, clusters: int = 10) -> bench.Run:
+    """One start of k-means on features of 512 dimensions, as in the report."""
+    import numpy as np
+
+    from scan_tf.evaluation import probes
+
+    random = np.random.default_rng(0)
+    labels = random.integers(0, clusters, images)
+    features = random.standard_normal((clusters, 512), np.float32)[labels]
+    features += 2 * random.standard_normal((images, 512), np.float32)
+    how = {"num_clusters": clusters, "num_classes": clusters, "restarts": 1, "seed": 0}
+
+    def run() -> None:
+        probes.kmeans_scores(features, features, labels, **how)
+
+    return run
+
+
+def agreement(images: int = 2_000, clusters: int = 10, heads: int = 10) -> bench.Run:
+    """What the heads have in common, which the stage `scan` looks for at its end."""
+    import numpy as np
+
+    from scan_tf.evaluation import consensus
+
+    random = np.random.default_rng(0)
+    labels = random.integers(0, clusters, images)
+    chosen = np.where(random.random((heads, images)) < 0.8, labels, labels[::-1])
+    logits = 5 * np.eye(clusters, dtype=np.float32)[chosen]
+    logits = np.exp(logits + random.standard_normal(logits.shape, np.float32))
+    probs = logits / logits.sum(axis=2, keepdims=True)
+
+    def run() -> None:
+        consensus.of_heads(probs, seed=0)
+
+    return run
+
+
+def network_step(stage: str, batch: int = 128, size: int = 32) -> bench.Run:
+    """A step of a small network (ResNet-10 of width 16), in the dtype of this machine."""
     import bench_step
 
     from scan_tf import machine
@@ -126,7 +163,7 @@ def simclr_step(batch: int = 128, size: int = 32) -> bench.Run:
     found = machine.resolve(RuntimeConfig())
     model = {"backbone": "resnet10", "width": 16, "stem": "cifar"}
     options = {"dtype": found.dtype, "jit": found.jit_step, "batch": batch, "size": size}
-    return bench_step.scan_tf_step("simclr", model=model, **options)
+    return bench_step.scan_tf_step(stage, model=model, **options)
 
 
 def head_epoch(
@@ -182,26 +219,41 @@ def cached_heads() -> list[bench.Case]:
 
 def growth(chosen: dict[str, list[int]]) -> list[bench.Case]:
     """A case for every size of every axis; the ratios are to the smallest."""
-    made = {
+    made: dict[str, dict[str, tuple[Any, str, dict[str, Any]]]] = {
         "images": {
             "mining, exact": (mining, "images", {"index": "exact"}),
             "mining, Annoy": (mining, "images", {"index": "annoy"}),
+            "mining, HNSW": (mining, "images", {"index": "hnsw"}),
             "epoch of 10 heads": (head_epoch, "images", {}),
             "scores": (scores, "images", {}),
+            "k-means": (kmeans, "images", {}),
+            "agreement of heads": (agreement, "images", {}),
         },
-        "image size": {"SimCLR step": (simclr_step, "size", {})},
+        "image size": {
+            "SimCLR step": (network_step, "size", {"stage": "simclr"}),
+            "features": (network_step, "size", {"stage": "inference"}),
+        },
         "clusters": {
             "epoch of 10 heads": (head_epoch, "clusters", {}),
             "scores": (scores, "clusters", {}),
+            "k-means": (kmeans, "clusters", {}),
+            "agreement of heads": (agreement, "clusters", {}),
         },
         "K": {
             "mining, exact": (mining, "k", {"index": "exact"}),
             "mining, Annoy": (mining, "k", {"index": "annoy"}),
+            "mining, HNSW": (mining, "k", {"index": "hnsw"}),
         },
-        "batch": {"SimCLR step": (simclr_step, "batch", {})},
+        "batch": {"SimCLR step": (network_step, "batch", {"stage": "simclr"})},
     }
     return [
-        bench.Case(f"growth with {axis}: {what}", f"{size:,}", make, {**more, argument: size})
+        bench.Case(
+            f"growth with {axis}: {what}",
+            f"{size:,}",
+            make,
+            {**more, argument: size},
+            needs=("hnswlib",) if "HNSW" in what else (),
+        )
         for axis, kinds in made.items()
         for what, (make, argument, more) in kinds.items()
         for size in chosen[axis]

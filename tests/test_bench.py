@@ -145,6 +145,15 @@ def test_neighbors(script, tmp_path, rng, capsys):
         assert found[group, name]["recall"] == 1
     assert 0.5 < found[group, "scan_tf annoy"]["recall"] <= 1
     assert found["annoy, search", "all cores"]["ratio"] > 0
+    beside = f"{group}, beside hnswlib"
+    assert found[beside, "scan_tf neighbors.index=exact"]["recall"] == 1
+    assert 0.5 < found[beside, "scan_tf neighbors.index=annoy"]["recall"] <= 1
+    if importlib.util.find_spec("hnswlib"):
+        direct, ours = (found[beside, n] for n in ("hnswlib", "scan_tf neighbors.index=hnsw"))
+        assert ours["recall"] == pytest.approx(direct["recall"], abs=0.05)
+        assert ours["ratio"] > 0
+    else:
+        assert found[beside, "hnswlib"]["note"] == "not installed: hnswlib"
     assert content["unit"] == "queries"
     assert f"{group} (ratio to faiss IndexFlatIP)" in capsys.readouterr().out
 
@@ -193,6 +202,41 @@ def test_step(script, tmp_path):
     assert [costs[s] / costs["inference"] for s in module.STAGES] == [6, 6, 4, 1]
 
 
+def test_input(script, tmp_path):
+    options = ["--images", "6", "--size", "16", "--batch", "4", "--repeats", "1", "--inline"]
+    options += ["--only", "decoded|batches", "--json", str(tmp_path / "found.json")]
+    assert script("bench_input").main(options) == 0
+    found, _ = written(tmp_path / "found.json")
+    for name in ("into memory", "into a file"):
+        assert found["files, decoded", f"scan_tf {name}"]["ratio"] > 0
+    for name in ("from memory", "from file"):
+        result = found["an epoch of batches", f"scan_tf {name}"]
+        assert (result["units"], result["ratio"] > 0) == (4, True)
+
+
+@pytest.mark.slow
+def test_input_of_views_from_a_folder_of_ones_own(script, tmp_path):
+    module = script("bench_input")
+    module.photos(str(tmp_path / "own"), 5)
+    options = ["--images", "3", "--size", "16", "--batch", "2", "--repeats", "1", "--inline"]
+    options += ["--folder", str(tmp_path / "own"), "--json", str(tmp_path / "found.json")]
+    assert module.main(options) == 0
+    found, _ = written(tmp_path / "found.json")
+    for name, units in (("tf.data", 3), ("scan_tf from memory", 2), ("scan_tf from file", 2)):
+        assert found["an epoch of two views", name]["units"] == units
+
+
+def test_the_images_compared_are_the_same(script, tmp_path):
+    module = script("bench_input")
+    folder, cache = str(tmp_path / "photos"), str(tmp_path / "cache")
+    paths = module.photos(folder, 3)
+    ours = module.images_of(folder, 3, 64, "always", cache).images[:].astype(int)
+    theirs = np.stack([module.centre(path, 64) for path in paths]).astype(int)
+    # Two programs that reduce an image: as much as each other, and not as much as another image.
+    assert np.abs(ours - theirs).mean() < 2
+    assert np.abs(ours - theirs[::-1]).mean() > 20
+
+
 @pytest.mark.parametrize("name", ["resnet10", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_the_networks_compared_are_the_same(script, name):
     pytest.importorskip("torch")
@@ -239,7 +283,7 @@ def test_pipeline(script, tmp_path, capsys):
     epochs = [f"{stage}.epochs=1" for stage in ("pretext", "scan", "selflabel")]
     sizes = {"images": [200, 400], "clusters": [4, 8], "K": [2, 4]}
     options = ["--config", config, "--set", *epochs, "--sizes", json.dumps(sizes), "--inline"]
-    options += ["--only", "whole|exact|scores|clusters|cached.*1000"]
+    options += ["--only", "whole|exact|scores|with clusters|cached.*1000"]
     options += ["--plot", tmp_path / "growth.png", "--json", tmp_path / "found.json"]
     assert script("bench_pipeline").main([str(o) for o in options]) == 0
     found, content = written(tmp_path / "found.json")
@@ -260,6 +304,8 @@ def test_pipeline(script, tmp_path, capsys):
         "growth with images: scores",
         "growth with clusters: epoch of 10 heads",
         "growth with clusters: scores",
+        "growth with clusters: k-means",
+        "growth with clusters: agreement of heads",
         "growth with K: mining, exact",
     }
     for curve in content["growth"].values():
