@@ -42,7 +42,7 @@ class Rates:
 
     flop: float = 125e12
     without_xla: float = 24_300 / 75_200
-    decoded: float = 100.0
+    decoded: float = 150.0
     search: float = 50.0
     cores: int = 16
     inside: float = 450e9
