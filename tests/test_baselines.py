@@ -40,6 +40,9 @@ def test_backbone_and_projection_are_scored_side_by_side(finished):
     # Of a width of 4 the last of four stages has 32; the head projects to 8.
     assert [found[name]["dim"] for name in found] == [32, 8]
     assert {found[name]["knn_k"] for name in found} == {5}
+    # All 60 training images are fewer than the 100 and the 200 that others ask.
+    assert {tuple(found[name]["knn_acc_by_k"]) for name in found} == {("5", "10", "60")}
+    assert all(scores["knn_acc_by_k"]["5"] == scores["knn_acc"] for scores in found.values())
     assert scores["neighbor_features"] == "projection"
     assert scores["knn_acc"] == found["projection"]["knn_acc"]
     assert scores["linear_probe_acc"] == found["backbone"]["linear_probe_acc"]
@@ -72,9 +75,9 @@ def test_scores_on_the_training_images_leave_the_image_out(finished, monkeypatch
 
     def knn(*_, **given):
         options.update(given)
-        return 0.5
+        return dict.fromkeys(given["ks"], 0.5)
 
-    monkeypatch.setattr(feature_scores, "knn_accuracy", knn)
+    monkeypatch.setattr(feature_scores, "knn_accuracies", knn)
     monkeypatch.setattr(evaluate.probes, "cross_validated_probe", lambda *_, **__: 0.25)
     scores = score(opened(finished), "train")["pretext"]
     assert options["leave_one_out"] is True

@@ -27,7 +27,9 @@ def change(run, **changes) -> None:
 def other(finished, tmp_path):
     """A run like the finished one, of which other things are said."""
     run = copy(finished, tmp_path / "other" / "run")
+    by_k = {"5": 0.5, "10": 0.75, "60": 1.0}
     change(run, scan__acc=0.25, selflabel__acc=0.125, pretext__features__backbone__knn_acc=0.5)
+    change(run, pretext__features__backbone__knn_acc_by_k=by_k)
     return run
 
 
@@ -54,7 +56,9 @@ def test_two_runs_side_by_side(finished, other, tmp_path, capsys):
     assert [row[0] for row in (first, second)] == [f"{finished.parent.name}/run", "other/run"]
     assert first[1:3] == second[1:3] == ["simclr", "20"]
     found = dict(zip(header, second, strict=True))
-    assert (found["SCAN"], found["self-label"], found["kNN backbone"]) == ("25.0", "12.5", "50.0")
+    assert (found["SCAN"], found["self-label"]) == ("25.0", "12.5")
+    assert found["kNN backbone"] == "50.0 / 75.0 / 100.0"
+    assert "kNN asks 5 / 10 / 60 neighbours" in text
     assert found["time"].endswith("min")
     report = json.loads((finished / "eval" / "report.json").read_text(encoding="utf-8"))
     row, changed = rows_of(output)
@@ -67,6 +71,7 @@ def test_two_runs_side_by_side(finished, other, tmp_path, capsys):
     assert float(row["total_s"]) == pytest.approx(sum(report["wall_time_s"].values()), abs=0.02)
     assert float(row["peak_memory_mib"]) > 50
     assert float(changed["scan_acc"]) == 0.25
+    assert (changed["knn_backbone"], changed["knn_backbone_k10"]) == ("0.5", "0.75")
     assert (output / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -16,7 +16,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from scan_tf.errors import DataError
 from scan_tf.evaluation import metrics
-from scan_tf.evaluation.knn import knn_accuracy, knn_predict
+from scan_tf.evaluation.knn import knn_accuracies, knn_accuracy, knn_predict
 
 ORACLE = np.load(pathlib.Path(__file__).parent / "data" / "evaluation_oracle.npz")
 
@@ -61,6 +61,18 @@ def test_knn_predicts_as_the_official_code_does():
     truth = predicted.copy()
     truth[:50] = (truth[:50] + 1) % 10
     assert knn_accuracy(bank, labels, queries, truth, num_classes=10) == 0.75
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_knn_with_several_numbers_of_neighbours_is_knn_with_each(leave_one_out):
+    bank, labels = ORACLE["knn_bank"], ORACLE["knn_labels"]
+    queries = bank if leave_one_out else ORACLE["knn_queries"]
+    truth = np.random.default_rng(0).integers(0, 10, len(queries))
+    options = {"num_classes": 10, "leave_one_out": leave_one_out}
+    found = knn_accuracies(bank, labels, queries, truth, ks=(1, 10, 10**6), **options)
+    assert [*found] == [1, 10, len(bank) - leave_one_out]
+    for k, accuracy in found.items():
+        assert accuracy == knn_accuracy(bank, labels, queries, truth, k=k, **options)
 
 
 def random_clusters(rng, clusters, classes, count) -> tuple[np.ndarray, np.ndarray]:

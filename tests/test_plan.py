@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from scan_tf import config
 from scan_tf.errors import ConfigError, DataError, StageError
-from scan_tf.pipeline import plan, sizes
+from scan_tf.pipeline import plan, sizes, status
 from scan_tf.pipeline.plan import Seen
 from scan_tf.training.progress import Progress, duration
 
@@ -95,6 +96,17 @@ def test_what_heads_do_not_tell_is_left_out():
     chosen, told = plan.within(tuned, {"scan": HEADS, "selflabel": tuning}, 200)
     assert (chosen.scan.epochs, chosen.selflabel.epochs) == (17, 13)
     assert told["selflabel"] == 13 * 10 + 5
+
+
+def test_of_the_whole_run_what_heads_do_not_tell_is_named(tmp_path):
+    said: list[str] = []
+    tuned = dataclasses.replace(FROZEN, selflabel=SETTINGS.selflabel)
+    steps = {"step": HEADS.step, "total": HEADS.total, "compile_s": HEADS.compile_s}
+    progress = SimpleNamespace(**steps, rate=lambda: HEADS.steps_per_second, say=said.append)
+    status.tell(SimpleNamespace(config=tuned, root=tmp_path), "scan", progress)
+    assert len(said) == 1
+    assert said[0].startswith("  the whole run: about ")
+    assert said[0].endswith(" left, and selflabel")
 
 
 def test_the_guard_of_many_images_costs_little():

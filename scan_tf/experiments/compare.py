@@ -89,6 +89,8 @@ def columns(run: Run) -> dict[str, Any]:
     for side in ("backbone", "projection"):
         for name, key in (("knn", "knn_acc"), ("linear", "linear_probe_acc")):
             found[f"{name}_{side}"] = sides.get(side, {}).get(key)
+        by_k = sides.get(side, {}).get("knn_acc_by_k") or {}
+        found |= {f"knn_{side}_k{k}": accuracy for k, accuracy in by_k.items()}
     if not sides:
         found["linear_backbone"] = pretext.get("linear_probe_acc")
     found["neighbor_purity"] = pretext["neighbor_purity"]
@@ -114,7 +116,7 @@ def table(rows: Sequence[Row]) -> str:
                 row["run"],
                 row["pretext"] or UNKNOWN,
                 str(row["epochs"]),
-                *(percent(row[key]) for key in shown),
+                *(_cell(row, key) for key in shown),
                 UNKNOWN if seconds is None else _minutes(seconds),
                 _minutes(row["total_s"]),
                 UNKNOWN if memory is None else f"{memory / 1024:.1f} GiB",
@@ -123,13 +125,30 @@ def table(rows: Sequence[Row]) -> str:
     return "\n\n".join([markdown(header, lines), *_notes(rows)])
 
 
+def _by_k(row: Row, key: str) -> dict[int, float]:
+    """kNN of these features by the number of neighbours that were asked, the fewest first."""
+    start = f"{key}_k"
+    found = {int(k.removeprefix(start)): row[k] for k in row if k.startswith(start)}
+    return dict(sorted(found.items()))
+
+
+def _cell(row: Row, key: str) -> str:
+    """A score in percent; those of kNN by the number of neighbours, where they are known."""
+    return " / ".join(map(percent, _by_k(row, key).values())) or percent(row[key])
+
+
 def _shown(rows: Sequence[Row]) -> dict[str, str]:
     """The scores that a run has, and what they are called."""
     return {k: title for k, title in _SCORES.items() if any(row[k] is not None for row in rows)}
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    ks = " or ".join(map(str, sorted({row["knn_k"] for row in rows})))
+    asked = {
+        " / ".join(map(str, _by_k(row, "knn_backbone") or _by_k(row, "knn_projection")))
+        or str(row["knn_k"])
+        for row in rows
+    }
+    ks = " or ".join(sorted(asked))
     notes = [
         f"In percent. kNN asks {ks} neighbours; purity is that of the mined ones, and k-means is "
         "on what they were mined by. Times are those on the machines of the runs; memory is the "

@@ -9,13 +9,15 @@ import numpy as np
 
 from scan_tf.data.image_set import ImageSet
 from scan_tf.evaluation import probes
-from scan_tf.evaluation.knn import knn_accuracy
+from scan_tf.evaluation.knn import knn_accuracies
 from scan_tf.features import rows
 from scan_tf.features.embedding import blockwise
 from scan_tf.methods.task import Pretext
 from scan_tf.pipeline import features
 from scan_tf.pipeline.run_dir import Run
 
+# Neighbours that the kNN classifier asks beside `evaluate.knn_k`: what others publish with.
+KS = (10, 100, 200)
 # Features of the training images and of the evaluated ones.
 Rows = tuple[np.ndarray, np.ndarray]
 
@@ -44,8 +46,8 @@ def score(
         leave_one_out: whether the evaluated images are the training images.
 
     Returns:
-        For each: dim, the length of a row; knn_k and knn_acc; linear_probe_acc (None: not fitted);
-        kmeans_acc, kmeans_nmi and kmeans_ari. Nothing without labels.
+        For each: dim, the length of a row; knn_k and knn_acc; knn_acc_by_k, by K as text, for
+        `KS` and knn_k (at most all images); linear_probe_acc (None: not fitted); kmeans_acc, kmeans_nmi and kmeans_ari. Nothing without labels.
     """
     train, config = run.train_images, run.config.evaluate
     if train.labels is None or images.labels is None:
@@ -67,14 +69,16 @@ def score(
         known = mined_kmeans if side == name else probes.kmeans_scores(
             bank, queries, images.labels, **kmeans
         )  # fmt: skip
-        accuracy = knn_accuracy(
-            bank, train.labels, queries, images.labels, k=config.knn_k,
+        k = min(config.knn_k, len(bank) - leave_one_out)
+        by_k = knn_accuracies(
+            bank, train.labels, queries, images.labels, ks=sorted({*KS, k}),
             num_classes=len(train.class_names), leave_one_out=leave_one_out,
         )  # fmt: skip
         found[side] = {
             "dim": bank.shape[1],
-            "knn_k": min(config.knn_k, len(bank) - leave_one_out),
-            "knn_acc": accuracy,
+            "knn_k": k,
+            "knn_acc": by_k[k],
+            "knn_acc_by_k": {str(number): by_k[number] for number in by_k},
             "linear_probe_acc": probe(whole.get(side, unit[side])),
             **{f"kmeans_{measure}": known[measure] for measure in ("acc", "nmi", "ari")},
         }

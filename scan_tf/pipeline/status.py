@@ -47,8 +47,9 @@ def tell(run: Run, stage: str, progress: Progress) -> None:
     found[stage] = Seen(progress.step, progress.total, rate, progress.compile_s)
     left = plan.remaining(run.config, found)
     if left:
-        left = {name: left[name] for name in since(stage)}
-        progress.say(f"  the whole run: {plan.in_words(left)} left")
+        known = {name: left[name] for name in since(stage) if name in left}
+        untold = "".join(f", and {name}" for name in since(stage) if name not in left)
+        progress.say(f"  the whole run: {plan.in_words(known)} left{untold}")
 
 
 def seen(root: Path) -> dict[str, Seen]:
