@@ -126,7 +126,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _by_k(row: Row, key: str) -> dict[int, float]:
-    """kNN of these features by the number of neighbours that were asked, the fewest first."""
+    """Of these features, kNN by the number of neighbours asked, the fewest first."""
     start = f"{key}_k"
     found = {int(k.removeprefix(start)): row[k] for k in row if k.startswith(start)}
     return dict(sorted(found.items()))

@@ -47,7 +47,8 @@ def score(
 
     Returns:
         For each: dim, the length of a row; knn_k and knn_acc; knn_acc_by_k, by K as text, for
-        `KS` and knn_k (at most all images); linear_probe_acc (None: not fitted); kmeans_acc, kmeans_nmi and kmeans_ari. Nothing without labels.
+        `KS` and knn_k (at most all images); linear_probe_acc (None: not fitted); kmeans_acc,
+        kmeans_nmi and kmeans_ari. Nothing without labels.
     """
     train, config = run.train_images, run.config.evaluate
     if train.labels is None or images.labels is None:
