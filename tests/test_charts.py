@@ -8,6 +8,7 @@ from png_files import ODD_NAMES, has_colour, pixels
 
 from scan_tf.errors import DataError
 from scan_tf.evaluation import charts
+from scan_tf.evaluation.colours import as_hex, matched_palette, of_clusters, palette
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def _no_global_state():
 
 @pytest.mark.parametrize("count", [0, 1, 2, 10, 11, 20, 50, 1000])
 def test_palette_is_distinct(count):
-    colours = charts.palette(count)
+    colours = palette(count)
     assert colours.shape == (count, 3)
     assert colours.dtype == np.float32
     assert ((colours >= 0) & (colours <= 1)).all()
@@ -32,7 +33,7 @@ def test_palette_is_distinct(count):
 def test_palette_of_ten_differs_for_the_colour_blind():
     # Deuteranopia by Machado et al. (2009), on linear RGB; then differences in CIE L*a*b*, where
     # about 2 is just seen.
-    colours = charts.palette(10).astype(np.float64)
+    colours = palette(10).astype(np.float64)
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     simulate = [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]
     to_xyz = [[0.434, 0.376, 0.190], [0.213, 0.715, 0.072], [0.018, 0.109, 0.873]]
@@ -43,17 +44,24 @@ def test_palette_of_ten_differs_for_the_colour_blind():
 
 
 def test_clusters_have_the_colours_of_their_classes():
-    classes = charts.palette(3)
-    colours = charts.matched_palette([2, 0, None, 2], 3)
+    classes = palette(3)
+    colours = matched_palette([2, 0, None, 2], 3)
     np.testing.assert_allclose(colours[[0, 1]], classes[[2, 0]])
     np.testing.assert_allclose(colours[2], 0.62)
     # A second cluster of a class has a lighter shade of the same colour.
     lighter = (colours[3] - classes[2]) / (1 - classes[2])
     assert lighter.std() < 1e-6
     assert 0.1 < lighter.mean() < 0.6
-    many = charts.matched_palette([0] * 100, 3)
+    many = matched_palette([0] * 100, 3)
     assert len(np.unique((many * 255).round().astype(int), axis=0)) == 100
     assert (many <= 1).all()
+
+
+def test_clusters_have_the_colours_of_their_classes_where_those_are_known():
+    labels, clusters = np.array([0, 0, 1, 1, 2]), np.array([1, 1, 2, 2, 0])
+    np.testing.assert_array_equal(of_clusters(clusters, 3, labels, 3), palette(3)[[2, 0, 1]])
+    np.testing.assert_array_equal(of_clusters(clusters, 3), palette(3))
+    assert [as_hex(colour) for colour in palette(2)] == ["#0072b2", "#e69f00"]
 
 
 def test_a_legend_covers_nothing_and_a_headline_fits(tmp_path):

@@ -22,6 +22,7 @@ from explorer_run import Client, made, served, token_of
 from PIL import Image
 from tiny_runs import scan_tf
 
+from scan_tf.evaluation.colours import as_hex, of_clusters
 from scan_tf.explorer.guard import Keys
 from scan_tf.explorer.journal import Journal
 
@@ -220,6 +221,14 @@ def test_search_is_exact(looked_at):
     assert sorted(several["rows"]) == list(range(60))
     for bad in ({"rows": [60], "count": 1}, {"rows": [], "count": 1}, {"rows": [1], "count": 0}):
         assert client.post("/api/near", bad)[0] == 400
+
+
+def test_clusters_have_the_colours_of_the_report(looked_at):
+    session, client = looked_at
+    found = session.images.found
+    clusters, count = found.probs.argmax(axis=1), found.probs.shape[1]
+    shown = of_clusters(clusters, count, found.labels, len(found.class_names))
+    assert client.get("/api/state")["colours"] == [as_hex(colour) for colour in shown]
 
 
 def test_corrections_are_saved_and_there_again(fresh):

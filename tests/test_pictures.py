@@ -8,7 +8,8 @@ import pytest
 from png_files import ODD_NAMES, has_colour, pixels
 
 from scan_tf.errors import DataError
-from scan_tf.evaluation import charts, pictures
+from scan_tf.evaluation import pictures
+from scan_tf.evaluation.colours import palette
 from scan_tf.features.map2d import embed_2d
 
 
@@ -66,7 +67,7 @@ def test_large_images_are_shrunk(tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1, 7, 50])
 def test_prototypes_of_any_number(tmp_path, count):
-    colours = (charts.palette(count) * 255).astype(np.uint8)
+    colours = (palette(count) * 255).astype(np.uint8)
     images = [np.tile(colour, (8, 8, 1)) for colour in colours]
     captions = (ODD_NAMES * 20)[:count]
     pictures.prototypes(tmp_path / "p.png", images, captions)
@@ -107,7 +108,7 @@ def test_feature_map_with_and_without_labels(tmp_path, rng, count, clusters):
     one, two = pixels(tmp_path / "1.png"), pixels(tmp_path / "2.png")
     assert two.shape[1] == 2 * one.shape[1]
     if count:
-        colour = charts.palette(clusters)[groups[0]] * 255
+        colour = palette(clusters)[groups[0]] * 255
         assert has_colour(one, colour)
 
 
@@ -115,7 +116,7 @@ def test_points_keep_the_colour_of_their_cluster(tmp_path):
     # Cluster 1 is empty: the others must not move up.
     points, groups = np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([0, 2])
     pictures.feature_map(tmp_path / "m.png", points, groups, None, ())
-    colours = charts.palette(3) * 255
+    colours = palette(3) * 255
     seen = [has_colour(pixels(tmp_path / "m.png"), colour) for colour in colours]
     assert seen == [True, False, True]
 

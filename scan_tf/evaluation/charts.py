@@ -7,7 +7,6 @@ call. The same input gives the same bytes.
 
 from __future__ import annotations
 
-import colorsys
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,54 +15,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from scan_tf.errors import DataError
 from scan_tf.evaluation import headlines
+from scan_tf.evaluation.colours import BLUE, RED, palette
 from scan_tf.storage.files import room
 
 DPI = 120
-BLUE, RED = "#0072B2", "#D55E00"
-# Of clusters that stand for no class.
-_NO_CLASS = (0.62, 0.62, 0.62)
 # Of a headline: its least size, and how many of its characters are in an inch of the figure.
 _HEADLINE, _PER_INCH = 10.5, 10.6
-# Okabe and Ito's seven colours (2008), and three that the colour-blind tell from them.
-_DISTINCT = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", RED, "#F0E442", "#332288",
-             "#882255", "#C4C4C4")  # fmt: skip
 _MARKERS = "osD^vPX*<>"
-
-
-def palette(count: int) -> np.ndarray:
-    """`count` colours, f32 [count,3] in 0..1, for the colour-blind too; above 10 evenly spaced."""
-    if count <= len(_DISTINCT):
-        return np.array([to_rgb(c) for c in _DISTINCT[:count]], np.float32).reshape(count, 3)
-    # Neighbouring hues differ in lightness as well.
-    hues = [(i / count, (0.36, 0.66, 0.5)[i % 3], 0.8) for i in range(count)]
-    return np.array([colorsys.hls_to_rgb(*hue) for hue in hues], np.float32)
-
-
-def matched_palette(mapping: Sequence[int | None], num_classes: int) -> np.ndarray:
-    """Colours of C clusters, f32 [C,3]: those that `palette(num_classes)` gives their classes.
-
-    Args:
-        mapping: cluster -> class, as `metrics.match` gives it; None: grey.
-        num_classes: how many there are.
-
-    Returns:
-        Several clusters of one class have lighter and lighter shades of its colour.
-    """
-    classes = palette(num_classes)
-    colours = np.empty((len(mapping), 3), np.float32)
-    for cluster, of in enumerate(mapping):
-        if of is None:
-            colours[cluster] = _NO_CLASS
-            continue
-        sharing = [c for c, other in enumerate(mapping) if other == of]
-        lighter = 0.6 * sharing.index(cluster) / len(sharing)
-        colours[cluster] = classes[of] + lighter * (1 - classes[of])
-    return colours
 
 
 def series(

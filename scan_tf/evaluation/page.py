@@ -20,7 +20,7 @@ import numpy as np
 
 import scan_tf
 from scan_tf.evaluation import galleries, metrics, number_section, sections, thumbnails
-from scan_tf.evaluation.charts import palette
+from scan_tf.evaluation.colours import as_hex, palette
 from scan_tf.evaluation.page_data import PageData, StageFacts
 from scan_tf.evaluation.sections import text
 from scan_tf.storage.files import write_text
@@ -276,8 +276,8 @@ class _Page:
             "perSheet": thumbnails.PER_SHEET,
             "clusters": [data.cluster_name(c) for c in range(data.num_clusters)],
             "classes": list(data.class_names) if data.labels is not None else [],
-            "colours": [_hex(colour) for colour in data.cluster_colours()],
-            "classColours": [_hex(colour) for colour in palette(len(data.class_names))],
+            "colours": [as_hex(colour) for colour in data.cluster_colours()],
+            "classColours": [as_hex(colour) for colour in palette(len(data.class_names))],
             "names": None if data.names is None else [data.names[row] for row in rows.tolist()],
             "arrays": arrays,
         }
@@ -293,7 +293,7 @@ class _Page:
 
     def _colours(self) -> str:
         pixelated = "image-rendering: pixelated"
-        rules = "".join(f".c{i} {{ --c: {_hex(c)} }}\n" for i, c in enumerate(palette(10)))
+        rules = "".join(f".c{i} {{ --c: {as_hex(c)} }}\n" for i, c in enumerate(palette(10)))
         if self.side <= 32:
             rules += f".strip img, .twins img {{ {pixelated} }}\n"
         return rules
@@ -310,10 +310,6 @@ def embedded(value: Any) -> str:
     """JSON that may stand in a script element: nothing in it can end that element."""
     safe = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return safe.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _hex(colour: Sequence[float] | np.ndarray) -> str:
-    return "#" + "".join(f"{round(255 * float(part)):02x}" for part in colour)
 
 
 def _template(name: str) -> str:

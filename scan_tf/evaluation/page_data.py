@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from scan_tf.errors import DataError
-from scan_tf.evaluation import metrics
-from scan_tf.evaluation.charts import matched_palette, palette
+from scan_tf.evaluation import colours, metrics
 from scan_tf.features.duplicates import Duplicates
 
 
@@ -128,12 +127,8 @@ class PageData:
 
     def cluster_colours(self) -> np.ndarray:
         """Colours of the clusters, float32 [C,3]: those of their classes where labels are known."""
-        if self.labels is None:
-            return palette(self.num_clusters)
         count = len(self.class_names)
-        return matched_palette(
-            metrics.match(self.labels, self.clusters, self.num_clusters, count)[0], count
-        )
+        return colours.of_clusters(self.clusters, self.num_clusters, self.labels, count)
 
     def image_name(self, row: int) -> str:
         """Its path, or `image 17`."""

@@ -20,7 +20,8 @@ from matplotlib.patheffects import withStroke
 
 from scan_tf.errors import DataError
 from scan_tf.evaluation import headlines
-from scan_tf.evaluation.charts import DPI, headline, matched_palette, one_line, palette, save
+from scan_tf.evaluation.charts import DPI, headline, one_line, save
+from scan_tf.evaluation.colours import matched_palette, palette
 
 # Of more clusters the map gives numbers alone, and in smaller letters.
 _NAMED = 20

@@ -12,6 +12,7 @@ import numpy as np
 from scan_tf.data.image_set import ImageSet
 from scan_tf.evaluation import calibration, charts, headlines, metrics, pictures
 from scan_tf.evaluation.assignments import Clustering
+from scan_tf.evaluation.colours import matched_palette
 
 _SHEET_IMAGES = 36
 # Characters that fit below an image.
@@ -80,7 +81,7 @@ def draw(
         f"{c}: {own}" if own else name
         for c, (own, name) in enumerate(zip(given, names, strict=True))
     ]
-    colours = charts.matched_palette(mapping, len(images.class_names)) if mapping else None
+    colours = matched_palette(mapping, len(images.class_names)) if mapping else None
     sizes = np.bincount(clusters, minlength=len(names))
     charts.cluster_sizes(folder / "cluster_sizes.png", sizes, names, colours)
     charts.confidence_histogram(folder / "confidence.png", confidence)

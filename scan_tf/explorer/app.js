@@ -20,15 +20,22 @@ const count = (number, what) => `${number.toLocaleString("en")} ${what}${number 
 const percent = (share) => `${(100 * share).toFixed(share > 0.9995 || share < 0.0005 ? 0 : 1)} %`;
 const groupOf = (id) => state.groups.find((group) => group.id === id);
 const nameOf = (id) => groupOf(id)?.name || `cluster ${id}`;
-const light = () => getComputedStyle(document.documentElement).getPropertyValue("--light").trim();
-let lightness = light();
+const dark = matchMedia("(prefers-color-scheme: dark)");
 const colours = new Map();
+function lighter(hex) {
+  const mix = (at) => Math.round(parseInt(hex.slice(at, at + 2), 16) * 0.7 + 255 * 0.3);
+  return `rgb(${mix(1)} ${mix(3)} ${mix(5)})`;
+}
+// A cluster of the run has the colour that its report gives it; groups made here have others.
 function colour(id) {
-  if (!colours.has(id)) colours.set(id, `hsl(${(id * 137.508 + 205) % 360} ${id % 2 ? 58 : 72}% ${lightness})`);
+  if (!colours.has(id)) {
+    const hue = `hsl(${(id * 137.508 + 205) % 360} ${id % 2 ? 58 : 72}% ${dark.matches ? 62 : 42}%)`;
+    const own = state.colours[id];
+    colours.set(id, own ? (dark.matches ? lighter(own) : own) : hue);
+  }
   return colours.get(id);
 }
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  lightness = light();
+dark.addEventListener("change", () => {
   colours.clear();
   showGroups();
   map?.draw();

@@ -11,7 +11,7 @@ import numpy as np
 from scan_tf.data.decoding import Limits
 from scan_tf.data.image_set import ImageSet, Split
 from scan_tf.errors import DataError, StageError
-from scan_tf.evaluation import assignments
+from scan_tf.evaluation import assignments, colours
 from scan_tf.explorer.pictures import Pictures
 from scan_tf.features.rows import unit
 from scan_tf.pipeline import corrected, doubt, embeddings, reports
@@ -74,6 +74,15 @@ class Evaluated:
         if self.classifier is not None:
             return list(self.classifier.groups)
         return list(range(self.own.shape[1]))
+
+    @functools.cached_property
+    def colours(self) -> list[str]:
+        """Of the run's own clusters, as its report shows them, `#rrggbb`."""
+        found, probs = self.found, self.own
+        shown = colours.of_clusters(
+            probs.argmax(axis=1), probs.shape[1], found.labels, len(found.class_names or ())
+        )
+        return [colours.as_hex(colour) for colour in shown]
 
     @property
     def doubt(self) -> tuple[float, float] | None:

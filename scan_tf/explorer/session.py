@@ -100,6 +100,7 @@ class Session:
                 "undo": corrections.undoes,
                 "redo": corrections.redoes,
                 "notes": self.notes,
+                "colours": self.images.colours,
                 "hasDistance": self.images.found.distance is not None,
                 "exported": self.run.record("export").is_done,
                 "root": str(self.run.root),
