@@ -92,7 +92,7 @@ def test_bad_features_are_refused():
     ("confidence", "below", "how"),
     [
         (np.linspace(0.01, 1, 100), 0.11, "90 % of the images are at least so sure"),
-        (np.linspace(0.95, 1, 100), 0.9, "90 % of the images are surer than 0.9"),
+        (np.linspace(0.95, 1, 100), 0.9, "at least 90 % of the images are surer than 0.9"),
     ],
 )
 def test_the_threshold_comes_from_the_coverage_curve(confidence, below, how, rng):

@@ -33,7 +33,7 @@ def threshold(coverage: Sequence[Mapping[str, Any]], wanted: float | None) -> tu
         return wanted, "as set"
     (row,) = (row for row in coverage if row["coverage"] == COVERAGE)
     if row["threshold"] > SURE:
-        return SURE, f"{100 * COVERAGE:.0f} % of the images are surer than {SURE}"
+        return SURE, f"at least {100 * COVERAGE:.0f} % of the images are surer than {SURE}"
     return float(row["threshold"]), f"{100 * COVERAGE:.0f} % of the images are at least so sure"
 
 

@@ -200,7 +200,7 @@ class ScanConfig(TrainConfig):
     num_clusters_range: tuple[int, int] = setting(
         (2, 80), low=2, high=1000, help="least and greatest number that auto looks at"
     )
-    num_heads: int = setting(1, low=1, help="cluster heads, H, of which the best one is kept")
+    num_heads: int = setting(1, low=1, help="cluster heads, H; see scan.combine")
     augmentation: str = setting(
         "strong",
         names=_POLICIES,
