@@ -19,6 +19,7 @@ OTHERS = {
     "architecture",
     "gpu_run",
     "results",
+    "scaling_plan",
     "torture",
     *(n for n in NAMES if n.startswith("bench")),
 }
