@@ -80,7 +80,7 @@ class Evaluated:
         """Of the run's own clusters, as its report shows them, `#rrggbb`."""
         found, probs = self.found, self.own
         shown = colours.of_clusters(
-            probs.argmax(axis=1), probs.shape[1], found.labels, len(found.class_names or ())
+            probs.argmax(axis=1), probs.shape[1], found.labels, len(found.class_names)
         )
         return [colours.as_hex(colour) for colour in shown]
 

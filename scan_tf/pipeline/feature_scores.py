@@ -79,7 +79,7 @@ def score(
             "dim": bank.shape[1],
             "knn_k": k,
             "knn_acc": by_k[k],
-            "knn_acc_by_k": {str(number): by_k[number] for number in by_k},
+            "knn_acc_by_k": {str(k): accuracy for k, accuracy in by_k.items()},
             "linear_probe_acc": probe(whole.get(side, unit[side])),
             **{f"kmeans_{measure}": known[measure] for measure in ("acc", "nmi", "ari")},
         }
