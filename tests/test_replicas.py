@@ -290,12 +290,13 @@ def test_processes_find_the_neighbours_that_one_finds(tmp_path, monkeypatch, cou
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_train_together_and_end_and_go_on_together(tiny, tmp_path, count):
+@pytest.mark.parametrize(("count", "streaming"), [(2, "never"), (2, "always"), (4, "never")])
+def test_processes_train_together_and_end_and_go_on_together(tiny, tmp_path, count, streaming):
     config, environment = tiny
     shorter = config.read_text(encoding="utf-8").replace("epochs: 200", "epochs: 80")
     config.write_text(shorter, encoding="utf-8")
-    run, pretext = tmp_path / "run", ("pretext", "--config", config)
+    held = (f"data.streaming={streaming}", f"data.cache={tmp_path / 'cache'}")
+    run, pretext = tmp_path / "run", ("pretext", "--config", config, *held)
     started = in_processes(count, run, *pretext)
     with worker_processes.ended_by_the_end(started) as (*others, last):
         wait_for(run / "pretext" / "ckpt" / "previous.npz", *others, last)
@@ -306,6 +307,10 @@ def test_processes_train_together_and_end_and_go_on_together(tiny, tmp_path, cou
     for index in range(count - 1):
         said = (tmp_path / f"run.{index}").read_text()
         assert "Start the same command again in all processes" in said
+    said = [line for path in tmp_path.glob("run.*") for line in path.read_text().splitlines()]
+    made = [line for line in said if "are decoded into it once" in line]
+    assert len(made) == len({*made})  # one process makes them for all
+    assert bool(made) == (streaming == "always")
     assert not (run / "pretext" / "weights.npz").exists()
     with worker_processes.ended_by_the_end(in_processes(count, run, *pretext)) as all_:
         assert [process.wait(timeout=400) for process in all_] == [0] * count

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import logging
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -77,6 +80,40 @@ def test_they_are_decoded_once_for_each_content(load, tmp_path):
     assert len([*(tmp_path / "cache").iterdir()]) == 2
 
 
+def test_a_second_program_waits_for_the_first(tmp_path, pixels, caplog):
+    config = DataConfig(cache=str(tmp_path / "cache"), streaming="always")
+    begun, asked, made = threading.Event(), threading.Event(), []
+
+    def fill(sink):
+        made.append(None)
+        begun.set()
+        if len(made) == 2:
+            asked.set()  # by who has not waited
+        asked.wait()
+        sink.append(pixels)
+        return {}
+
+    def load():
+        return stored.load(config, len(pixels), SIZE, fill, content=lambda: {})[0]
+
+    class Told(logging.Handler):
+        def emit(self, record):
+            if "waiting until it has ended" in record.getMessage():
+                asked.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(load)
+        begun.wait()
+        logging.getLogger("scan_tf").addHandler(told := Told())
+        second = pool.submit(load)
+        try:
+            np.testing.assert_array_equal(first.result()[:], second.result()[:])
+        finally:
+            logging.getLogger("scan_tf").removeHandler(told)
+    assert len(made) == 1
+    assert [path.name[0] != "." for path in (tmp_path / "cache").iterdir()] == [True]
+
+
 def test_where_they_are_held(load, monkeypatch, tmp_path):
     call, _ = load
     for streaming in ("never", "auto"):
@@ -111,7 +148,7 @@ def test_too_little_room_leaves_nothing(load, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         free = shutil.disk_usage(tmp_path)._replace(free=10)
         patch.setattr(files.shutil, "disk_usage", lambda _: free)
-        with pytest.raises(StageError, match=f"{tmp_path}: 1 KiB are needed there"):
+        with pytest.raises(StageError, match=f"{tmp_path / 'cache'}: 1 KiB are needed there"):
             call()
 
     def full(*_):

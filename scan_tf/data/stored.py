@@ -27,7 +27,7 @@ from scan_tf.data.decoding import Limits
 from scan_tf.data.image_set import Images
 from scan_tf.data.images import allocate, fits_in_memory, read_fitted, report_unreadable
 from scan_tf.errors import DataError
-from scan_tf.storage import files
+from scan_tf.storage import files, writing
 
 IMAGES, FACTS = "images.npy", "facts.json"
 # What is decoded otherwise than before gets another name.
@@ -78,25 +78,32 @@ def load(
         memory = _Memory(allocate(count, size))
         facts = fill(memory)
         return memory.images[: memory.count], facts
-    needed = count * size * size * 3
     known = {"format": _FORMAT, "size": size, **content()}
     folder = cache(config) / files.digest_of(known)[:32]
     if not folder.exists():
-        files.check_room(_existing(folder), needed)
-        _log.warning(
-            "%s: %s images of %d pixels are decoded into it once, %s MiB. It can be deleted when "
-            "no run is at work.",
-            *(folder, f"{count:,}", size, f"{needed / 2**20:,.0f}"),
-        )
-        with files.replacing(folder) as fresh:
-            with _written(fresh / IMAGES, size) as sink:
-                facts = fill(sink)
-            (fresh / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+        with writing.one_at_a_time(folder):
+            if not folder.exists():
+                _fill(folder, count, size, fill)
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / FACTS}: damaged ({error}). {_again(folder)}") from error
     return StoredImages(folder / IMAGES), facts
+
+
+def _fill(folder: Path, count: int, size: int, fill: Callable[[Sink], Facts]) -> None:
+    """Decode images into a folder of the cache."""
+    needed = count * size * size * 3
+    files.check_room(folder.parent, needed)
+    _log.warning(
+        "%s: %s images of %d pixels are decoded into it once, %s MiB. It can be deleted when no "
+        "run is at work.",
+        *(folder, f"{count:,}", size, f"{needed / 2**20:,.0f}"),
+    )
+    with files.replacing(folder) as fresh:
+        with _written(fresh / IMAGES, size) as sink:
+            facts = fill(sink)
+        (fresh / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
 
 def of_files(
@@ -282,11 +289,6 @@ def _written(path: Path, size: int) -> Iterator[_File]:
         facts = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, facts)
         assert file.tell() == _HEADER  # noqa: S101 - of our own making
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder above that there is."""
-    return next(folder for folder in path.resolve().parents if folder.exists())
 
 
 def _again(folder: Path) -> str:

@@ -144,6 +144,24 @@ def temporary(path: Path, *, is_folder: bool = False) -> Iterator[Path]:
         delete(fresh)
 
 
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Processes that are about to make the same file or folder come one after the other.
+
+    Whoever has waited looks again whether it is there. Without locks nobody waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if _lock(descriptor) is False:
+            _log.warning("%s: another program is making it; waiting until it has ended.", path)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        _release(lock, descriptor)
+
+
 def remove_leftovers(folder: Path, *, of: str = "") -> list[Path]:
     """Delete what killed programs have left of files and folders they were writing.
 
