@@ -125,6 +125,15 @@ def test_one_device_is_left_as_it_is():
     assert Replicas(["CPU:0"]).count == ALONE.count == 1
 
 
+@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+def test_the_step_on_one_device_is_compiled_by_xla(tmp_path, kind):
+    device = machine.Device(kind, "float32", jit_step=True, jit_augment=True)
+    places = learning._devices(kind, 1)
+    source = small_tasks.loader(small_tasks.make("simclr"), device=device, replicas=places)
+    trainer = small_tasks.trainer(small_tasks.make("simclr"), source, tmp_path, device=device)
+    assert trainer.calls.jit
+
+
 def test_the_rows_of_a_replica_are_of_every_view():
     token = replicas._part.set(replicas.Part(number=1, count=2, rows=2))
     try:

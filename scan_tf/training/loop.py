@@ -122,7 +122,7 @@ class Trainer:
             most=per_call,
             # There is something to write after these steps.
             ends=(runtime.log_every, loader.steps_per_epoch),
-            jit=device.jit_heads if per_call > 1 else device.jit_step and self.replicas is ALONE,
+            jit=device.jit_heads if per_call > 1 else device.jit_step and self.replicas.count == 1,
         )
         self._window: list[dict[str, Any]] = []
         self._rows = 0
