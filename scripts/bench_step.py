@@ -36,23 +36,12 @@ def scan_tf_step(
     stage: str, dtype: str, jit: bool, batch: int, size: int, model: dict[str, Any]
 ) -> bench.Run:
     """One step by the program's own task, loader and trainer, or one batch of inference."""
-    import numpy as np
     import tensorflow as tf
 
-    from scan_tf import machine
-    from scan_tf.config import ModelConfig, RuntimeConfig
-    from scan_tf.data.image_set import ImageSet
     from scan_tf.features.embedding import embed
-    from scan_tf.models import resnet
 
-    where = machine.resolve(RuntimeConfig(dtype=dtype))
-    where = dataclasses.replace(where, jit_step=jit)
     count = max(COUNT, batch) if stage != "inference" else batch
-    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
-    images = ImageSet("made up", "train", pixels, None, (), (0.5,) * 3, (0.25,) * 3, None)
-    backbone = resnet.build(
-        ModelConfig(**model), image_size=size, dtype=dtype, mean=images.mean, std=images.std
-    )
+    backbone, images, where = setting(dtype, jit, count, size, model)
     flop = batch * PASSES[stage] * forward_flop(backbone, size)
     if stage == "inference":
         network = tf.function(backbone.embed, jit_compile=jit, autograph=False)
@@ -70,6 +59,27 @@ def scan_tf_step(
         return {"loss": float(update(next(inputs))["loss"]), "flop": flop}
 
     return run
+
+
+def setting(
+    dtype: str, jit: bool, count: int, size: int, model: dict[str, Any]
+) -> tuple[Any, Any, Any]:
+    """The network, `count` made-up images, and the device."""
+    import numpy as np
+
+    from scan_tf import machine
+    from scan_tf.config import ModelConfig, RuntimeConfig
+    from scan_tf.data.image_set import ImageSet
+    from scan_tf.models import resnet
+
+    where = machine.resolve(RuntimeConfig(dtype=dtype))
+    where = dataclasses.replace(where, jit_step=jit)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    images = ImageSet("made up", "train", pixels, None, (), (0.5,) * 3, (0.25,) * 3, None)
+    backbone = resnet.build(
+        ModelConfig(**model), image_size=size, dtype=dtype, mean=images.mean, std=images.std
+    )
+    return backbone, images, where
 
 
 def training(stage: str, backbone: Any, images: Any, batch: int, where: Any) -> tuple[Any, Any]:
@@ -265,16 +275,21 @@ def main(argv: list[str] | None = None) -> int:
     """Print the tables; see --help."""
     parser = bench.parser(__doc__)
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
-    parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--stem", default="cifar")
+    add_shape(parser)
     peak = "of the matrices for the peak; give more on a GPU"
     parser.add_argument("--peak-size", type=int, default=4096, help=peak)
     arguments = parser.parse_args(argv)
     found = bench.main([*bench.peaks(arguments.peak_size), *cases(arguments)], arguments, "images")
     return 0 if found else 1
+
+
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what a step works on."""
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--stem", default="cifar")
 
 
 def cases(arguments: argparse.Namespace) -> list[bench.Case]:

@@ -202,6 +202,19 @@ def test_step(script, tmp_path):
     assert [costs[s] / costs["inference"] for s in module.STAGES] == [6, 6, 4, 1]
 
 
+@pytest.mark.slow
+def test_compile(script, tmp_path):
+    options = ["--batch", "4", "--size", "8", "--backbone", "resnet10", "--width", "4"]
+    options += ["--repeats", "1", "--dtype", "float32", "--stages", "scan"]
+    options += ["--only", "as it is|twice|steps", "--json", str(tmp_path / "found.json")]
+    assert script("bench_compile").main(options) == 0
+    found, _ = written(tmp_path / "found.json")
+    for name, units in (("as it is", 8), ("twice the batch", 16), ("8 steps a call", 64)):
+        result = found["scan", name]
+        assert (result["units"], np.isfinite(result["loss"])) == (units, True)
+        assert result["ready_s"] > result["seconds"][0] > 0
+
+
 def test_input(script, tmp_path):
     options = ["--images", "6", "--size", "16", "--batch", "4", "--repeats", "1", "--inline"]
     options += ["--only", "decoded|batches", "--json", str(tmp_path / "found.json")]
