@@ -81,7 +81,7 @@ def unequal(loop):
 def one_step(name, count, directory, **options):
     """The loss of a step, op by op, the gradients, and all that the step leaves."""
     loop = learner(name, count, directory, PLAIN_SGD, **options)
-    trained = [v.value for v in loop.task.trainable_variables]
+    trained = loop.task.trainable_variables
     start, before = values(loop.state.values()), values(trained)
     loss = float(loop.calls.one(next(iter(loop.loader.inputs(0, 1))))["loss"])
     gradients = [old - new for old, new in zip(before, values(trained), strict=True)]
