@@ -179,7 +179,11 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--arm", choices=[*ARMS], help="of the run (default: the pilot's best)")
     parser.add_argument("--pilot-epochs", type=int, default=45)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = parser.parse_intermixed_args(words)
+    words = sys.argv[1:] if words is None else words
+    # Behind --parts and --arms, which take several words, argparse would take them for such.
+    settings = [word for word in words if "=" in word and not word.startswith("-")]
+    arguments = parser.parse_args([word for word in words if word not in settings])
+    arguments.overrides += settings
     parts = Parts(arguments)
     for part in (part for part in PARTS if part in arguments.parts):
         done = {"check": check, "pilot": pilot, "run": run, "pack": pack}[part](parts, arguments)

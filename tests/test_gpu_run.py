@@ -67,6 +67,12 @@ def test_what_was_stopped_goes_on_and_what_is_done_is_skipped(program):
     assert "pretext.optimizer.lr=0.12" in seen[0]
 
 
+def test_settings_may_stand_behind_parts_and_arms(program):
+    call, seen, *_ = program
+    assert call("--arms", "t05", "scan.epochs=3", "--parts", "pilot", "run", "data.path=DIR") == 0
+    assert [words[-2:] for words in seen] == [("scan.epochs=3", "data.path=DIR")] * 2
+
+
 def test_a_check_that_fails_ends_it(program, tmp_path):
     call, seen, _, scores = program
     scores["here", "loss"] = 2.01
