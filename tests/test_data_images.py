@@ -37,6 +37,24 @@ def halves(mode: str, left: object, right: object) -> Image.Image:
     return image
 
 
+@pytest.mark.parametrize(("count", "ahead"), [(0, 256), (1, 256), (5, 256), (300, 256), (300, 3)])
+@pytest.mark.parametrize("side", [2, 3])
+def test_files_are_read_in_their_order_however_many_there_are(tmp_path, count, ahead, side) -> None:
+    files = [tmp_path / f"{number}.bmp" for number in range(count)]
+    for number, file in enumerate(files):
+        Image.new("RGB", (side, side), (number % 256,) * 3).save(file)
+    for file in files[4::100]:
+        file.write_bytes(b"broken")
+    found = [*images.read_fitted(files, 2, ahead=ahead)]
+    assert len(found) == count
+    for number, image in enumerate(found):
+        if number % 100 == 4:
+            assert isinstance(image, DataError)
+            assert str(files[number]) in str(image)
+        else:
+            np.testing.assert_array_equal(image, np.full((2, 2, 3), number % 256))
+
+
 @pytest.mark.parametrize(
     ("name", "image", "options", "left", "right"),
     [
