@@ -31,8 +31,8 @@ class Rates:
             pixels has more layers that do little but move memory, and was not measured.
         without_xla: a step that XLA does not compile as a whole, as on replicas, beside one that it
             does (docs/performance.md, one H200: 24,300 of 75,200 images a second).
-        decoded: JPEGs of 500 x 375 pixels decoded and resized to 224, a second and core (CPU time;
-            docs/scaling.md).
+        decoded: JPEGs of 500 x 375 pixels decoded and resized to 224, a second and core (CPU time,
+            into a file; docs/scaling.md).
         search: seconds of a core of the exact search at 200,000 rows of 128 numbers, in bfloat16
             (CPU time; `scan_tf/features/neighbors.py`).
         cores: of a machine with one GPU; one with eight has eight times as many.
@@ -42,7 +42,7 @@ class Rates:
 
     flop: float = 125e12
     without_xla: float = 24_300 / 75_200
-    decoded: float = 150.0
+    decoded: float = 160.0
     search: float = 50.0
     cores: int = 16
     inside: float = 450e9
