@@ -1,7 +1,7 @@
 """The first step of a training stage, and those after it, by flags of XLA, batch and steps a call.
 
-"ready" is the time until a case has made its first step: starting, tracing, compiling, and on a GPU
-trying kernels out. Flags of GPUs change nothing on a CPU.
+`ready_s` in the JSON file is the time until a case has made its first step: starting, tracing,
+compiling, and on a GPU trying kernels out. Flags of GPUs change nothing on a CPU.
 
 Example:
     python scripts/bench_compile.py --batch 512 --stages simclr scan selflabel --json compile.json
